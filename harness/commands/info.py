@@ -1,0 +1,45 @@
+"""``ovseg info``: methods, data sets, installed versions, devices."""
+
+import platform
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from harness.commands.arguments import Parser
+from harness.plugins import DATA, METHODS, find
+from harness.provenance import commit, versions
+
+SUMMARY = "list methods, data sets, installed versions and devices"
+
+
+def devices() -> list[str]:
+    """What models can run on here, in words."""
+    found = [f"cpu: {platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"]
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        found.append(f"cuda:{index}: {properties.name}, {properties.total_memory / 2**30:.0f} GiB")
+    if torch.backends.mps.is_available():
+        found.append("mps")
+    return found
+
+
+def run(arguments: list[str]) -> None:
+    """Print it."""
+    Parser(prog="ovseg info", description=SUMMARY).parse_args(arguments)
+    console = Console()
+    for title, group in (("methods", METHODS), ("data sets", DATA)):
+        drawn = Table("name", "import path", "summary", title=title, title_justify="left")
+        for name, point in find(group).items():
+            try:
+                summary = (point.load().__doc__ or "").strip().splitlines()[0]
+            except Exception as error:  # another package's fault must not hide the rest
+                summary = f"cannot be imported: {type(error).__name__}: {error}"
+            drawn.add_row(name, point.value.replace(":", "."), summary)
+        console.print(drawn)
+    drawn = Table("package", "version", title="installed", title_justify="left")
+    for name, version in versions().items():
+        drawn.add_row(name, version)
+    drawn.add_row("commit", commit() or "(not a git checkout)")
+    console.print(drawn)
+    console.print("devices: " + "; ".join(devices()))

@@ -1,0 +1,51 @@
+"""``ovseg segment``: a person's own pictures and words."""
+
+from pathlib import Path
+from typing import Literal
+
+from lightning.pytorch import seed_everything
+
+from harness.commands.arguments import Parser, add_composition, instantiate, make_trainer
+from harness.errors import ConfigurationError
+from harness.progress import EvaluationProgress
+from harness.segment import Pictures, segment
+from harness.vocabulary import Vocabulary
+
+SUMMARY = "segment pictures with your own words: an indexed PNG and an overlay for each, and the share of each class"
+
+
+def parser() -> Parser:
+    """The command's arguments."""
+    built = Parser(prog="ovseg segment", description=SUMMARY)
+    built.add_argument("images", nargs="+", metavar="IMAGE", help="pictures, or folders of pictures")
+    built.add_argument("--classes", type=str | None, default=None, help="what to look for: 'corgi, bench'")
+    built.add_argument("--background", type=bool, default=True, help="whether a pixel may be none of the classes")
+    built.add_argument("--out", type=Path, default=Path("segmented"), help="folder to write to")
+    built.add_argument("--on_error", type=Literal["stop", "skip"], default="stop", help="when a picture is damaged")
+    add_composition(built, data_required=False)
+    return built
+
+
+def run(arguments: list[str]) -> None:
+    """Parse, segment, and print the share of each class in each picture."""
+    built = parser()
+    made = instantiate(built, built.parse_args(arguments))
+    if made.classes is not None:
+        vocabulary = Vocabulary.from_words(made.classes, made.background)
+    elif made.data is not None:
+        vocabulary = made.data.vocabulary
+    else:
+        raise ConfigurationError("say what to look for: --classes 'corgi, bench', or --data for its class names")
+    seed_everything(made.seed, workers=True, verbose=False)
+    pictures = Pictures(made.images, vocabulary, on_error=made.on_error)
+    trainer = make_trainer(made.trainer, [EvaluationProgress()])
+    written = segment(made.method, pictures, made.protocol, trainer, made.out)
+    if not trainer.is_global_zero:
+        return
+    for index, id in enumerate(pictures.ids):
+        if index in written.skipped:
+            print(f"{id}: skipped: {written.skipped[index]}")
+            continue
+        shares = sorted(written.shares[index].items(), key=lambda item: -item[1])
+        print(f"{id}: " + ", ".join(f"{name} {share:.1f} %" for name, share in shares if share > 0))
+    print(made.out)

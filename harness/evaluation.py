@@ -1,0 +1,286 @@
+"""One evaluation: resume, shard, predict, record, score. The Trainer drives it as a callback."""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from harness import atomic, distributed
+from harness.data import SegmentationData, shard
+from harness.errors import DataError, OvsegError, RunError
+from harness.method import Prediction, SegmentationMethod
+from harness.metric import Areas, SegmentationMetric, confusion_matrix
+from harness.overlay import save_comparison, save_indexed
+from harness.progress import EvaluationProgress
+from harness.protocol import Protocol
+from harness.provenance import commit, versions
+from harness.records import Record, RecordWriter, merge
+from harness.results import SCHEMA, check_complete, scored
+from harness.run_directory import CONFIG, RESULTS, RunDirectory, default_name
+from harness.vocabulary import Vocabulary
+
+T = TypeVar("T")
+
+
+class Evaluation(Callback):
+    """Runs one method on one benchmark under one protocol, in one run directory.
+
+    Args:
+        method: Bound and loaded.
+        data: The benchmark.
+        protocol: The protocol.
+        run_dir: Where to write; null makes a new directory below ``runs/``. One begun earlier is gone on with.
+        settings: The method's settings, part of the run's identity.
+        config: The resolved configuration as YAML, kept beside the results.
+        save_label_maps: Write every predicted label map as an indexed PNG.
+        save_overlays: Write this many of the first images beside their truth and prediction.
+    """
+
+    def __init__(
+        self,
+        method: SegmentationMethod,
+        data: SegmentationData,
+        protocol: Protocol,
+        run_dir: Path | None = None,
+        settings: dict[str, Any] | None = None,
+        config: str | None = None,
+        save_label_maps: bool = False,
+        save_overlays: int = 0,
+    ) -> None:
+        self.method = method
+        self.data = data
+        self.protocol = protocol
+        self.settings = settings or {}
+        self.config = config
+        self.save_label_maps = save_label_maps
+        self.save_overlays = save_overlays
+        self.metric = SegmentationMetric(len(data.vocabulary), protocol.ignore_label, protocol.absent_classes)
+        self.results: dict[str, Any] | None = None
+        self.directory: RunDirectory
+        self._run_dir = run_dir
+        self._weights = method.weights()
+        self._mine: list[Record] = []
+        self._earlier: list[list[Record]] = []
+        self._writer: RecordWriter | None = None
+        self._started = 0.0
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The classes that are scored."""
+        return self.data.vocabulary
+
+    def identity(self, trainer: Trainer) -> dict[str, Any]:
+        """Everything that determines the run's integers."""
+        return {
+            "method": {"name": self.method.name, "class": _path(self.method), "settings": self.settings},
+            "data": {"class": _path(self.data), "fingerprint": self.data.fingerprint, "images": len(self.data.ids)},
+            "protocol": asdict(self.protocol),
+            "weights": self._weights,
+            "precision": str(trainer.precision),
+        }
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Open the run directory, agree on what is left to do, and plan this rank's share."""
+        self.method.on_error = self.data.on_error
+        path = self._run_dir or Path("runs") / default_name(self.method.name, self.data.name)
+        self.directory = RunDirectory(Path(distributed.broadcast(str(path))))
+        # One process per node holds the directory: nodes need not share a file system.
+        _together(self.directory.hold if trainer.node_rank == 0 and trainer.local_rank == 0 else None)
+        identity = self.identity(trainer)
+        _together(lambda: self.directory.identify(identity) if trainer.local_rank == 0 else None)
+        self._earlier = _together(self.directory.records if trainer.local_rank == 0 else None) or []
+        here = [record.index for record in merge(self._earlier)]
+        done = {index for indices in distributed.gather(here) for index in indices}
+        pending = [index for index in range(len(self.data.ids)) if index not in done]
+        self.data.plan(self.protocol, shard(pending, trainer.global_rank, trainer.world_size))
+        if trainer.is_global_zero:
+            if self.config is not None:
+                atomic.write_text(self.directory.path / CONFIG, self.config)
+            self._write_results("running")
+        self._writer = self.directory.writer(trainer.global_rank)
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The metric counts where the predictions are."""
+        self.metric.to(pl_module.device)
+
+    def on_predict_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Start the clock."""
+        self._started = time.perf_counter()
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Count each image and flush its record."""
+        counted = [(prediction, self._count(prediction)) for prediction in outputs]
+        seconds = (time.perf_counter() - self._started) / max(len(counted), 1)
+        for prediction, areas in counted:
+            sample = prediction.sample
+            if areas is None:
+                record = Record(sample.number, sample.id, skipped=sample.error)
+            else:
+                record = Record.of(sample.number, sample.id, areas, seconds)
+                self._save_pictures(prediction)
+            self._mine.append(record)
+            if self._writer is not None:
+                self._writer.write(record)
+
+    def _count(self, prediction: Prediction) -> Areas | None:
+        sample, predicted = prediction
+        if predicted is None:
+            return None
+        if sample.labels is None:
+            raise DataError(f"'{sample.id}' has no label map, so it cannot be scored (ovseg segment needs none)")
+        confusion = confusion_matrix(predicted, sample.labels, len(self.vocabulary), self.protocol.ignore_label)
+        self.metric.add(confusion)
+        return Areas.of(confusion)
+
+    def _save_pictures(self, prediction: Prediction) -> None:
+        sample, predicted = prediction
+        if predicted is None or sample.labels is None:
+            return
+        # Files are named by index: ids are the user's text.
+        name = f"{sample.number:06d}.png"
+        if self.save_label_maps:
+            save_indexed(self.directory.path / "label_maps" / name, predicted.cpu().numpy(), self.vocabulary)
+        if sample.number < self.save_overlays:
+            image = sample.original.permute(1, 2, 0).cpu().numpy()
+            maps = {"ground truth": sample.labels.cpu().numpy(), "prediction": predicted.cpu().numpy()}
+            save_comparison(self.directory.path / "overlays" / name, image, maps, self.vocabulary)
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Merge all ranks' records, check them against the metric, write the results."""
+        if self._writer is not None:
+            self._writer.close()
+        # The first collective after the images: a rank that failed joins it to say so, see ``evaluate``.
+        _together(None)
+        gathered = distributed.gather([[r.to_json() for r in group] for group in [*self._earlier, self._mine]])
+        groups = [[Record.from_json(line) for line in group] for rank in gathered for group in rank]
+        records = merge(groups)
+        self._check_metric(trainer)
+        self.results = {**scored(records, self.vocabulary, self.protocol), "world_size": trainer.world_size}
+
+        def write() -> None:
+            check_complete(records, self.data.ids)
+            self.directory.write_images(records)
+            self._write_results("complete", self.results)
+
+        _together(write if trainer.is_global_zero else None)
+        if trainer.local_rank == 0:
+            self.directory.drop_parts()
+        self.directory.release()
+
+    def _check_metric(self, trainer: Trainer) -> None:
+        """The metric, reduced over ranks by sum, and this session's records must agree to the count."""
+        counted = Areas.of(self.metric.compute()["confusion"])
+        mine = Areas.zero(len(self.vocabulary))
+        for record in self._mine:
+            mine = mine + record.areas(len(self.vocabulary))
+        rows = distributed.gather([mine.intersection, mine.prediction, mine.label])
+        records = Areas.zero(len(self.vocabulary))
+        for row in rows:
+            records = records + Areas(*(tuple(values) for values in row))
+        if counted != records:
+            raise RunError("the metric and the records count different pixels; please report this as a bug")
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave a truthful status behind, and the directory free."""
+        if not hasattr(self, "directory"):
+            return
+        if self._writer is not None and trainer.is_global_zero:
+            stopped = isinstance(exception, KeyboardInterrupt)
+            self._write_results("interrupted" if stopped else "failed", error=str(exception))
+        self.directory.release()
+
+    def _write_results(self, status: str, found: dict[str, Any] | None = None, error: str | None = None) -> None:
+        empty = scored([], self.vocabulary, self.protocol)
+        results = {
+            "schema": SCHEMA,
+            "status": status,
+            "method": self.method.name,
+            "data": self.data.name,
+            "protocol": {"name": self.protocol.name, "fingerprint": self.protocol.fingerprint},
+            **{key: None if key != "per_class" else [] for key in empty},
+            "world_size": distributed.world_size(),
+            **(found or {}),
+            "data_fingerprint": self.data.fingerprint,
+            "versions": versions(),
+            "commit": commit(),
+            "weights": self._weights,
+        }
+        if error is not None:
+            results["error"] = error
+        if found is not None:
+            self.results = results
+        atomic.write_json(self.directory.path / RESULTS, results)
+
+
+def _path(value: object) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}"
+
+
+def _together(act: Callable[[], T] | None) -> T | None:
+    """Let some ranks act; if one fails, all raise its error, so that none waits for another."""
+    value, message = None, None
+    try:
+        value = act() if act is not None else None
+    except OvsegError as error:
+        message = str(error)
+    failed = [text for text in distributed.gather(message) if text is not None]
+    if failed:
+        raise RunError(failed[0])
+    return value
+
+
+def _raising(error: OvsegError) -> Callable[[], None]:
+    def act() -> None:
+        raise error
+
+    return act
+
+
+def evaluate(
+    method: SegmentationMethod,
+    data: SegmentationData,
+    protocol: Protocol,
+    trainer: Trainer,
+    run_dir: Path | None = None,
+    settings: dict[str, Any] | None = None,
+    config: str | None = None,
+    save_label_maps: bool = False,
+    save_overlays: int = 0,
+    progress: EvaluationProgress | None = None,
+) -> Evaluation:
+    """Evaluate a method on a benchmark; arguments as in ``Evaluation``, and a progress bar to show its metric.
+
+    Returns:
+        The finished evaluation with its ``results``, ``metric`` and ``directory``, the same on every rank.
+
+    Raises:
+        OvsegError: Something that the user can mend; one sentence.
+    """
+    method.bind(data.vocabulary, protocol)
+    method.load()
+    method.eval().requires_grad_(False)
+    evaluation = Evaluation(method, data, protocol, run_dir, settings, config, save_label_maps, save_overlays)
+    if progress is not None:
+        progress.metric = evaluation.metric
+    trainer.callbacks.append(evaluation)  # type: ignore[attr-defined]
+    try:
+        trainer.predict(method, datamodule=data, return_predictions=False)
+    except DataError as error:
+        if distributed.world_size() > 1:
+            # The other ranks finish and record their images, then learn of it in ``on_predict_end``.
+            _together(_raising(error))
+        raise
+    return evaluation

@@ -1,0 +1,226 @@
+"""The contract of a method: ``predict_step`` is written once, here, and sealed; a paper fills in a few hooks."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, NamedTuple, final
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from harness.data import Sample
+from harness.errors import ConfigurationError, DataError
+from harness.protocol import Protocol
+from harness.provenance import hash_weights
+from harness.vocabulary import Vocabulary
+from harness.windows import Box, RunningArgmax, ScoreMap, class_chunks, stitch, window_grid
+
+SEALED = ("predict_step", "predict_image")
+
+
+class Prediction(NamedTuple):
+    """One image's label map.
+
+    Attributes:
+        sample: The sample it belongs to.
+        labels: [H', W'] uint8 class indices, on the method's device; None when the sample could not be read.
+    """
+
+    sample: Sample
+    labels: Tensor | None
+
+
+class Refiner(torch.nn.Module):
+    """Makes score planes follow the image's edges; each class alone, so that classes can be refined in chunks."""
+
+    @abstractmethod
+    def forward(self, image: Tensor, planes: Tensor) -> Tensor:
+        """Refine planes.
+
+        Args:
+            image: [3, h, w] uint8 RGB.
+            planes: [C, h, w] float32 scores.
+
+        Returns:
+            [C, h, w] float32.
+        """
+
+
+class SegmentationMethod(LightningModule):
+    """A training-free open-vocabulary segmentation method.
+
+    The life of a method: the constructor keeps settings and loads nothing; ``bind`` gives it vocabulary and protocol;
+    ``load`` builds its frozen models from local files; ``prepare`` runs once on the device, before the first image.
+    Then ``predict_step`` does, for every image: ``image_context`` -> windows, batched -> ``window_scores`` ->
+    stitched -> ``fuse`` -> refined -> label map at the ground truth's size.
+
+    A new method subclasses this and fills in ``load`` and ``window_scores``, and what else its paper needs.
+
+    Args:
+        window_batch: Windows of one image that go through the models at once.
+        background_threshold: Constant score of the background class for methods that do not score it themselves
+            (``scores_background`` false); needed only when the vocabulary has a background.
+    """
+
+    name: str = ""
+    scores_background: bool = False
+
+    vocabulary: Vocabulary
+    protocol: Protocol
+    on_error: str = "stop"
+
+    def __init__(self, window_batch: int = 8, background_threshold: float | None = None) -> None:
+        super().__init__()
+        if window_batch < 1:
+            raise ConfigurationError("method: window_batch must be at least 1")
+        self.window_batch = window_batch
+        self.background_threshold = background_threshold
+        self.refiner: Refiner | None = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name in SEALED:
+            if name in cls.__dict__:
+                raise TypeError(f"{cls.__name__} overrides {name}, which is the same for all methods: fill in a hook")
+
+    def bind(self, vocabulary: Vocabulary, protocol: Protocol) -> None:
+        """Set what to segment and how.
+
+        Raises:
+            ConfigurationError: The vocabulary has a background that neither the method nor a threshold scores.
+        """
+        if vocabulary.background and not self.scores_background and self.background_threshold is None:
+            raise ConfigurationError(
+                f"the vocabulary has a background class, which {type(self).__name__} scores only by a constant: "
+                "set method.background_threshold"
+            )
+        self.vocabulary = vocabulary
+        self.protocol = protocol
+
+    @abstractmethod
+    def load(self) -> None:
+        """Build the frozen models and assign them as submodules.
+
+        Raises:
+            ModelError: Weights are not on this machine; the message says what to fetch.
+        """
+
+    def prepare(self) -> None:
+        """Compute, once and on the device, what all images share, such as text embeddings."""
+
+    @final
+    def on_predict_start(self) -> None:
+        """Lightning's hook: the models are on the device, the first image is still to come."""
+        self.prepare()
+
+    def image_context(self, sample: Sample) -> Any:
+        """What a method computes once for an image, such as its saliency; handed to the other hooks."""
+        return None
+
+    @abstractmethod
+    def window_scores(self, windows: Tensor, boxes: Sequence[Box], context: Any) -> Sequence[ScoreMap]:
+        """Score some windows of one image.
+
+        Args:
+            windows: [B, 3, h, w] uint8 RGB.
+            boxes: Where each of the B windows lies.
+            context: What ``image_context`` returned.
+
+        Returns:
+            One or more score maps (scales, feature extractors), each [B, C, ., .] over all classes, or over all but
+            the background if ``scores_background`` is false; their bilinearly upsampled mean is the window's score.
+        """
+
+    def fuse(self, planes: Tensor, classes: slice, context: Any) -> Tensor:
+        """Combine stitched planes [C, h, w] of ``classes`` with what is known of the whole image."""
+        return planes
+
+    def weights(self) -> dict[str, str]:
+        """A hash of the weights per model, by the name of the submodule."""
+        return {name: hash_weights(module) for name, module in self.named_children() if module.state_dict()}
+
+    @final
+    def predict_step(self, batch: list[Sample], batch_idx: int) -> list[Prediction]:
+        """Predict each sample of a batch on its own, so that no result depends on what shares its batch.
+
+        Raises:
+            DataError: A sample could not be read and the data says ``on_error: stop``.
+        """
+        predictions = []
+        for sample in batch:
+            if sample.error is not None and self.on_error == "stop":
+                raise DataError(f"{sample.error} (--data.on_error skip goes on without it)")
+            predictions.append(Prediction(sample, None if sample.error else self.predict_image(sample)))
+        return predictions
+
+    @final
+    def predict_image(self, sample: Sample) -> Tensor:
+        """The label map of one sample, [H', W'] uint8 at ``sample.size``."""
+        context = self.image_context(sample)
+        image, size = self._fit(sample.image), sample.image.shape[1:]
+        boxes = window_grid(image.shape[1], image.shape[2], self.protocol.window, self.protocol.stride)
+        maps: list[list[ScoreMap]] = []
+        for start in range(0, len(boxes), self.window_batch):
+            some = boxes[start : start + self.window_batch]
+            windows = torch.stack([image[:, b.top : b.bottom, b.left : b.right] for b in some])
+            batched = self.window_scores(windows, some, context)
+            maps.extend([ScoreMap(m.scores[i : i + 1], m.extent) for m in batched] for i in range(len(some)))
+        # Scores are added and compared in float32 whatever the models' precision.
+        with torch.autocast(image.device.type, enabled=False):
+            return self._label_map(image, maps, boxes, (size[0], size[1]), sample.size, context)
+
+    def _fit(self, image: Tensor) -> Tensor:
+        """The image, padded to the window at the bottom and right if the protocol pads small images."""
+        window = self.protocol.window
+        if self.protocol.small_images != "pad" or window is None:
+            return image
+        bottom, right = max(window - image.shape[1], 0), max(window - image.shape[2], 0)
+        return F.pad(image, (0, right, 0, bottom))
+
+    def _label_map(
+        self,
+        image: Tensor,
+        maps: list[list[ScoreMap]],
+        boxes: list[Box],
+        seen: tuple[int, int],
+        size: tuple[int, int],
+        context: Any,
+    ) -> Tensor:
+        """Stitch, fuse, refine, upsample and compare the classes chunk by chunk."""
+        first = 1 if self.vocabulary.background and not self.scores_background else 0
+        nearest = self.protocol.upsample == "nearest"
+        target = seen if nearest else size
+        argmax = RunningArgmax()
+        if first:
+            constant = float(self.background_threshold or 0.0)
+            argmax.update(torch.full((1, *target), constant, device=image.device, dtype=torch.float32), 0)
+        height, width = max(target[0], image.shape[1]), max(target[1], image.shape[2])
+        for chunk in class_chunks(len(self.vocabulary) - first, height, width):
+            named = slice(chunk.start + first, chunk.stop + first)
+            in_window = self._refine_window(image, named) if self.protocol.refine == "window" else None
+            planes = stitch(maps, boxes, chunk, (image.shape[1], image.shape[2]), in_window)
+            planes = self.fuse(planes[:, : seen[0], : seen[1]], named, context)
+            if self.protocol.refine == "image":
+                planes = self._refine(image[:, : seen[0], : seen[1]], planes, named)
+            if tuple(planes.shape[1:]) != target:
+                planes = F.interpolate(planes[None], target, mode="bilinear", align_corners=False)[0]
+            argmax.update(planes, named.start)
+        labels = argmax.labels
+        if nearest and tuple(labels.shape) != size:
+            labels = F.interpolate(labels[None, None], size, mode="nearest")[0, 0]
+        return labels
+
+    def _refine_window(self, image: Tensor, classes: slice) -> Any:
+        if self.refiner is None:
+            return None
+        return lambda planes, b: self._refine(image[:, b.top : b.bottom, b.left : b.right], planes, classes)
+
+    def _refine(self, image: Tensor, planes: Tensor, classes: slice) -> Tensor:
+        """Refine planes, all but a background that the protocol leaves unrefined."""
+        if self.refiner is None:
+            return planes
+        keep = int(self.vocabulary.background and self.protocol.background == "unrefined" and classes.start == 0)
+        if keep == planes.shape[0]:
+            return planes
+        return torch.cat([planes[:keep], self.refiner(image, planes[keep:])])

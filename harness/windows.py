@@ -1,0 +1,162 @@
+"""The window grid, score maps, and their stitching into a label map without ever holding all classes at full size."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Score planes held at once, in float32 elements (64 MiB); more classes are stitched chunk by chunk.
+PLANE_BUDGET = 2**24
+
+
+class Box(NamedTuple):
+    """A window in pixels of the resized image; bottom and right are exclusive."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return self.bottom - self.top, self.right - self.left
+
+
+class ScoreMap(NamedTuple):
+    """Scores of a batch of windows on a regular grid, at whatever resolution the method has them.
+
+    Attributes:
+        scores: [B, C, grid height, grid width], any float dtype.
+        extent: What the grid covers, (top, left, bottom, right) in pixels of the window, fractions allowed; it may
+            be smaller or larger than the window. None covers exactly the window.
+    """
+
+    scores: Tensor
+    extent: tuple[float, float, float, float] | None = None
+
+
+def window_grid(height: int, width: int, window: int | None, stride: int) -> list[Box]:
+    """Windows that cover an image, row by row, the last of each row and column shifted back inside.
+
+    The grid of mmsegmentation's ``EncoderDecoder.slide_inference``: a side smaller than the window is seen whole, in
+    one smaller window.
+    """
+    if window is None:
+        return [Box(0, 0, height, width)]
+    rows = max(height - window + stride - 1, 0) // stride + 1
+    columns = max(width - window + stride - 1, 0) // stride + 1
+    boxes = []
+    for row in range(rows):
+        for column in range(columns):
+            bottom = min(row * stride + window, height)
+            right = min(column * stride + window, width)
+            boxes.append(Box(max(bottom - window, 0), max(right - window, 0), bottom, right))
+    return boxes
+
+
+def _interpolation(length: int, cells: int, start: float, end: float, like: Tensor) -> Tensor:
+    """[length, cells] weights from ``cells`` cell centres, evenly covering [start, end], to pixel centres.
+
+    Pixels beyond the outermost centres take the outermost value.
+    """
+    pixels = torch.arange(length, device=like.device, dtype=torch.float64) + 0.5
+    position = ((pixels - start) / (end - start) * cells - 0.5).clamp(0, cells - 1)
+    lower = position.floor().long().clamp(max=max(cells - 2, 0))
+    weight = position - lower
+    matrix = torch.zeros(length, cells, device=like.device, dtype=torch.float64)
+    matrix.scatter_(1, lower[:, None], (1 - weight)[:, None])
+    if cells > 1:
+        matrix.scatter_(1, lower[:, None] + 1, weight[:, None])
+    return matrix.to(like.dtype)
+
+
+def upsample(scores: Tensor, size: tuple[int, int], extent: tuple[float, float, float, float] | None = None) -> Tensor:
+    """Bilinear resampling of grid scores to pixels (align_corners false).
+
+    Args:
+        scores: [C, grid height, grid width] float32.
+        size: (height, width) of the window in pixels.
+        extent: As in ``ScoreMap``.
+
+    Returns:
+        [C, height, width] float32.
+    """
+    if extent is None:
+        return F.interpolate(scores[None], size, mode="bilinear", align_corners=False)[0]
+    top, left, bottom, right = extent
+    rows = _interpolation(size[0], scores.shape[1], top, bottom, scores)
+    columns = _interpolation(size[1], scores.shape[2], left, right, scores)
+    return rows @ scores @ columns.T
+
+
+def class_chunks(classes: int, height: int, width: int, budget: int = PLANE_BUDGET) -> list[slice]:
+    """Slices of classes whose planes of ``height`` x ``width`` fit ``budget`` elements together, at least one each."""
+    step = max(1, budget // (height * width))
+    return [slice(start, min(start + step, classes)) for start in range(0, classes, step)]
+
+
+def stitch(
+    maps: Sequence[Sequence[ScoreMap]],
+    boxes: Sequence[Box],
+    classes: slice,
+    size: tuple[int, int],
+    refine: Callable[[Tensor, Box], Tensor] | None = None,
+) -> Tensor:
+    """Scores of some classes over the whole image: each window's maps averaged, then windows averaged by their count.
+
+    Args:
+        maps: Per window, its score maps, each with B = 1.
+        boxes: Where each window lies.
+        classes: Which classes to stitch.
+        size: (height, width) of the resized image.
+        refine: Applied to each window's planes [C, h, w] before they are added.
+
+    Returns:
+        [C, height, width] float32.
+    """
+    first = maps[0][0].scores
+    planes = torch.zeros(classes.stop - classes.start, *size, device=first.device, dtype=torch.float32)
+    count = torch.zeros(size, device=first.device, dtype=torch.float32)
+    for window_maps, box in zip(maps, boxes, strict=True):
+        window = torch.zeros(planes.shape[0], *box.size, device=planes.device, dtype=torch.float32)
+        for each in window_maps:
+            window += upsample(each.scores[0, classes].float(), box.size, each.extent)
+        window /= len(window_maps)
+        if refine is not None:
+            window = refine(window, box)
+        planes[:, box.top : box.bottom, box.left : box.right] += window
+        count[box.top : box.bottom, box.left : box.right] += 1
+    return planes.div_(count)
+
+
+class RunningArgmax:
+    """The argmax over classes, fed with chunks of planes in ascending class order; of equal scores the first wins."""
+
+    def __init__(self) -> None:
+        self._best: Tensor | None = None
+        self._labels: Tensor | None = None
+
+    def update(self, planes: Tensor, first_class: int) -> None:
+        """Compare [C, H, W] planes of classes ``first_class``, ``first_class + 1``, ... with the best so far."""
+        best, labels = planes.max(dim=0)
+        labels = (labels + first_class).to(torch.uint8)
+        if self._best is None or self._labels is None:
+            self._best, self._labels = best, labels
+            return
+        better = best > self._best
+        self._best = torch.where(better, best, self._best)
+        self._labels = torch.where(better, labels, self._labels)
+
+    @property
+    def labels(self) -> Tensor:
+        """[H, W] uint8 class indices.
+
+        Raises:
+            RuntimeError: Nothing was compared yet.
+        """
+        if self._labels is None:
+            raise RuntimeError("the argmax of no planes was asked for")
+        return self._labels

@@ -1,0 +1,161 @@
+"""Dense features: a vector for every patch of a picture, from a frozen vision transformer."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PreTrainedModel
+
+from harness.errors import ModelError
+from methods.backbones.pixels import IMAGENET_MEAN, IMAGENET_STD, normalise, pad_to_multiple
+
+Kind = Literal["key", "query", "value", "token"]
+
+
+class ViTFeatures(NamedTuple):
+    """One layer's inside.
+
+    Attributes:
+        patches: [B, D, grid height, grid width], the asked-for kind, heads concatenated.
+        cls_attention: [B, heads, grid height, grid width], the CLS query's softmax attention to the patches in the
+            same layer; None unless asked for.
+    """
+
+    patches: Tensor
+    cls_attention: Tensor | None
+
+
+class Dense(nn.Module):
+    """A frozen dense backbone. The constructor loads nothing; ``load`` does."""
+
+    patch_size: int
+    dim: int
+
+    @abstractmethod
+    def load(self) -> None:
+        """Build the model.
+
+        Raises:
+            ModelError: Its weights are not on this machine.
+        """
+
+    @abstractmethod
+    def features(
+        self, images: Tensor, kind: Kind = "token", layer: int = -1, cls_attention: bool = False
+    ) -> ViTFeatures:
+        """Features of pictures, [B, 3, h, w] uint8 RGB, zero-padded at the bottom and right to whole patches.
+
+        Args:
+            images: The pictures.
+            kind: ``key``, ``query`` or ``value`` of a layer's attention, or its output ``token`` (after the final
+                norm for the last layer).
+            layer: Which layer, negative from the end.
+            cls_attention: Whether to give the CLS token's attention as well.
+        """
+
+
+class HubViT(Dense):
+    """A ViT of transformers by Hub id or local folder: DINO (``facebook/dino-vits8``), DINOv2, MAE.
+
+    Args:
+        name: Hub id or folder; ``facebook/dino-vits8`` is the backbone of FOUND.
+        revision: Commit or branch on the Hub.
+        mean: Normalisation per channel, for values in [0, 1]; ImageNet's by default.
+        std: Likewise.
+        random_weights: Build from the configuration alone, for tests and timing without the weights.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        revision: str | None = None,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        random_weights: bool = False,
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.revision = revision
+        self._mean, self._std = tuple(mean), tuple(std)
+        self.random_weights = random_weights
+
+    def load(self) -> None:
+        """Build the model from local files or the Hub's cache, in float32."""
+        if self.name.startswith((".", "/")) and not Path(self.name).is_dir():
+            raise ModelError(f"there is no model folder '{self.name}'")
+        try:
+            if self.random_weights:
+                model = AutoModel.from_config(AutoConfig.from_pretrained(self.name, revision=self.revision))
+            else:
+                model = AutoModel.from_pretrained(self.name, revision=self.revision, dtype=torch.float32)
+        except (OSError, ValueError) as error:
+            raise ModelError(
+                f"the model '{self.name}' is neither a folder here nor in the Hub's cache; where there is a network, "
+                f"`hf download {self.name}` fetches it, and its folder can be given as the name"
+            ) from error
+        self.adopt(model)
+
+    def adopt(self, model: PreTrainedModel) -> None:
+        """Use a model that was built elsewhere, such as one with random weights."""
+        config = model.config
+        self.patch_size = int(config.patch_size)
+        self.dim = int(config.hidden_size)
+        self._heads = int(config.num_attention_heads)
+        self._fixed_size = config.model_type == "vit"
+        self._registers = int(getattr(config, "num_register_tokens", 0) or 0)
+        self.model = model.eval().requires_grad_(False)
+        self._attentions = [
+            module for module in model.modules() if hasattr(module, "q_proj") and hasattr(module, "k_proj")
+        ]
+        if not self._attentions:
+            raise ModelError(f"'{self.name}' ({type(model).__name__}) has no attention layers with q_proj and k_proj")
+
+    def features(
+        self, images: Tensor, kind: Kind = "token", layer: int = -1, cls_attention: bool = False
+    ) -> ViTFeatures:
+        """See ``Dense.features``; keys, queries and values are taken where they are projected."""
+        pixels = pad_to_multiple(normalise(images, self._mean, self._std), self.patch_size)
+        grid = (pixels.shape[2] // self.patch_size, pixels.shape[3] // self.patch_size)
+        wanted = {"query", "key"} if cls_attention else set()
+        wanted |= {kind} - {"token"}
+        seen: dict[str, Tensor] = {}
+        hooks = []
+        for name in wanted:
+            projection = getattr(self._attentions[layer], f"{name[0]}_proj")
+            hooks.append(projection.register_forward_hook(_keep(seen, name)))
+        try:
+            output = self._forward(pixels, kind == "token" and layer != -1)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        if kind != "token":
+            tokens = seen[kind]
+        else:
+            tokens = output.last_hidden_state if layer == -1 else output.hidden_states[layer]
+        skip = 1 + self._registers
+        patches = tokens[:, skip:].float().transpose(1, 2).unflatten(2, grid)
+        attention = self._cls_attention(seen, skip).unflatten(2, grid) if cls_attention else None
+        return ViTFeatures(patches, attention)
+
+    def _forward(self, pixels: Tensor, hidden: bool) -> Any:
+        arguments = {"pixel_values": pixels.to(next(self.model.parameters()).dtype), "output_hidden_states": hidden}
+        # ViT checks the input's size unless told to interpolate; DINOv2 always interpolates and has no such switch.
+        if self._fixed_size:
+            arguments["interpolate_pos_encoding"] = True
+        return self.model(**arguments)
+
+    def _cls_attention(self, seen: dict[str, Tensor], skip: int) -> Tensor:
+        """softmax(q_cls k^T / sqrt(d)) per head, [B, heads, patches]; the attention module itself need not give it."""
+        query, key = (seen[name].float().unflatten(2, (self._heads, -1)).transpose(1, 2) for name in ("query", "key"))
+        scores = query[:, :, :1] @ key.transpose(2, 3) / key.shape[-1] ** 0.5
+        return scores.softmax(dim=-1)[:, :, 0, skip:]
+
+
+def _keep(seen: dict[str, Tensor], name: str):  # type: ignore[no-untyped-def]
+    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        seen[name] = output
+
+    return hook
