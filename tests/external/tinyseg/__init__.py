@@ -5,6 +5,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from torch.nn.functional import avg_pool2d
 
@@ -17,15 +18,19 @@ class NearestColour(SegmentationMethod):
     name = "nearest_colour"
     scores_background = True
 
-    def __init__(self, patch: int = 4, delay: float = 0.0, window_batch: int = 8) -> None:
+    def __init__(
+        self, patch: int = 4, delay: float = 0.0, checkpoint: str | None = None, window_batch: int = 8
+    ) -> None:
         super().__init__(window_batch=window_batch)
         self.patch = patch
         self.delay = delay
+        self.checkpoint = checkpoint
         self.batches: list[int] = []
 
     def load(self) -> None:
         self.scale = nn.Linear(1, 1, bias=False)
-        self.scale.load_state_dict({"weight": torch.full((1, 1), 1 / 255)})
+        known = {"weight": torch.full((1, 1), 1 / 255)}
+        self.scale.load_state_dict(load_file(self.checkpoint) if self.checkpoint else known)
 
     def prepare(self) -> None:
         self.colours = torch.tensor(self.vocabulary.palette, device=self.device, dtype=torch.float32)

@@ -1,0 +1,5 @@
+"""Refinement of score planes and masks by the image's edges."""
+
+from methods.refinement.pamr import PAMR
+
+__all__ = ["PAMR"]

@@ -1,0 +1,7 @@
+"""``ovseg`` on one rank."""
+
+import sys
+
+from harness.cli import main
+
+sys.exit(main())

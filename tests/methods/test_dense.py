@@ -1,0 +1,74 @@
+"""Dense features from transformers' ViTs, against the models' own outputs."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import (
+    Dinov2Config,
+    Dinov2Model,
+    Dinov2WithRegistersConfig,
+    Dinov2WithRegistersModel,
+    ViTConfig,
+    ViTModel,
+)
+
+from harness import ModelError
+from methods.backbones import HubViT
+from methods.backbones.pixels import IMAGENET_MEAN, IMAGENET_STD, normalise, pad_to_multiple
+
+SHAPE = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 3, "patch_size": 4, "image_size": 16}
+MODELS = {
+    "vit": lambda: ViTModel(ViTConfig(**SHAPE, intermediate_size=48), add_pooling_layer=False),
+    "dinov2": lambda: Dinov2Model(Dinov2Config(**SHAPE, mlp_ratio=2)),
+    "registers": lambda: Dinov2WithRegistersModel(
+        Dinov2WithRegistersConfig(**SHAPE, mlp_ratio=2, num_register_tokens=2)
+    ),
+}
+
+
+@pytest.fixture(params=MODELS)
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    MODELS[request.param]().save_pretrained(tmp_path)
+    return tmp_path
+
+
+def images(height: int = 18, width: int = 24) -> torch.Tensor:
+    return torch.randint(0, 256, (2, 3, height, width), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+
+
+@torch.inference_mode()
+def test_features_and_attention_are_the_models_own(folder: Path) -> None:
+    backbone = HubViT(str(folder))
+    backbone.load()
+    model = backbone.model
+    model.set_attn_implementation("eager")
+    pixels = pad_to_multiple(normalise(images(), IMAGENET_MEAN, IMAGENET_STD), 4)
+    extra = {"interpolate_pos_encoding": True} if model.config.model_type == "vit" else {}
+    skip = 1 + int(getattr(model.config, "num_register_tokens", 0))
+    output = model(pixels, output_attentions=True, output_hidden_states=True, **extra)
+    found = backbone.features(images(), "token", cls_attention=True)
+    assert found.patches.shape == (2, 24, 5, 6)
+    torch.testing.assert_close(found.patches.flatten(2).transpose(1, 2), output.last_hidden_state[:, skip:])
+    assert found.cls_attention is not None
+    torch.testing.assert_close(found.cls_attention.flatten(2), output.attentions[-1][:, :, 0, skip:])
+    earlier = backbone.features(images(), "token", layer=-2).patches
+    torch.testing.assert_close(earlier.flatten(2).transpose(1, 2), output.hidden_states[-2][:, skip:])
+
+
+@torch.inference_mode()
+def test_keys_queries_values_differ_and_have_the_heads_concatenated(folder: Path) -> None:
+    backbone = HubViT(str(folder))
+    backbone.load()
+    kinds = [backbone.features(images(), kind).patches for kind in ("key", "query", "value")]
+    assert all(kind.shape == (2, 24, 5, 6) for kind in kinds)
+    assert not torch.allclose(kinds[0], kinds[1])
+    assert not torch.allclose(kinds[0], kinds[2])
+    # No hook may stay behind: it would keep tensors alive.
+    assert not any(module._forward_hooks for module in backbone.model.modules())
+
+
+def test_missing_models_are_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"no model folder '\./no/such'"):
+        HubViT("./no/such").load()
