@@ -1,5 +1,11 @@
 """The engine: contracts, protocol, sliding window, metric, records, results, command line."""
 
+import os
+
+# Offline first: without this, a missing model costs minutes of retries before its one sentence; HF_HUB_OFFLINE=0 in
+# the environment downloads. The Hub's library reads it when it is first imported, so it stands before all imports.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
 from harness.data import Picture, Sample, SegmentationData
 from harness.errors import ConfigurationError, DataError, ModelError, OvsegError, RunError
 from harness.evaluation import Evaluation, evaluate

@@ -16,8 +16,6 @@ COMMANDS = {
 
 def _quiet() -> None:
     """Leave on the terminal what a person can act on; libraries announce themselves at length."""
-    # Offline first: without this, a missing model costs a minute of retries. HF_HUB_OFFLINE=0 downloads.
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     for name in ("lightning.pytorch", "lightning.fabric", "lightning", "transformers", "diffusers"):

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -82,6 +82,10 @@ class SegmentationData(LightningDataModule):
         self.on_error = on_error
         self._protocol: Protocol | None = None
         self._indices: Sequence[int] = ()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What worker processes get: all but the Trainer, which cannot be pickled (where workers are not forked)."""
+        return {**self.__dict__, "trainer": None}
 
     @property
     @abstractmethod

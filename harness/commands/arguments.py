@@ -7,8 +7,8 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, Namespace
-from lightning.pytorch import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Trainer
 
 from harness.data import SegmentationData
 from harness.errors import ConfigurationError, OvsegError, did_you_mean

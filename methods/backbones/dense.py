@@ -94,7 +94,7 @@ class HubViT(Dense):
         except (OSError, ValueError) as error:
             raise ModelError(
                 f"the model '{self.name}' is neither a folder here nor in the Hub's cache; where there is a network, "
-                f"`hf download {self.name}` fetches it, and its folder can be given as the name"
+                f"`hf download {self.name}` (or the same command with HF_HUB_OFFLINE=0 in front) fetches it once"
             ) from error
         self.adopt(model)
 

@@ -76,17 +76,15 @@ class OpenCLIP(ImageText):
         level = logging.getLogger().level
         try:
             # open_clip announces every step on the root logger.
-            logging.getLogger().setLevel(logging.ERROR)
+            logging.getLogger().setLevel(logging.CRITICAL)
             model, _, _ = open_clip.create_model_and_transforms(
                 self.name, pretrained=self.pretrained, precision="fp32", weights_only=True
             )
             self._tokenizer = open_clip.get_tokenizer(self.name)
         except (RuntimeError, OSError, ValueError) as error:
-            reason = str(error).splitlines()[0][:200]
             raise ModelError(
-                f"the weights of open_clip '{self.name}' / '{self.pretrained}' could not be loaded ({reason}); where "
-                'there is a network, `python -c "import open_clip; open_clip.create_model('
-                f"'{self.name}', '{self.pretrained}')\"` fetches them into the Hub's cache, which can be copied here"
+                f"the weights of open_clip '{self.name}' / '{self.pretrained}' are neither a file here nor in the Hub's "
+                "cache; where there is a network, the same command with HF_HUB_OFFLINE=0 in front fetches them once"
             ) from error
         finally:
             logging.getLogger().setLevel(level)
