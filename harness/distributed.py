@@ -4,11 +4,18 @@ import json
 import os
 import threading
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from harness.errors import OvsegError, RunError
+
+T = TypeVar("T")
+
+PIECE = 2**26  # bytes sent at once, so that a device needs no room for a whole bank
 
 
 def rank() -> int:
@@ -64,6 +71,40 @@ def broadcast(value: Any) -> Any:
         content = torch.zeros(int(length.item()), dtype=torch.uint8, device=device)
     dist.broadcast(content, 0)
     return _decode(content)
+
+
+def broadcast_bytes(content: bytes, source: int = 0) -> bytes:
+    """``content`` of rank ``source`` on every rank, sent in pieces; what other ranks pass is ignored."""
+    if world_size() == 1:
+        return content
+    device, mine = _device(), rank() == source
+    length = torch.tensor([len(content) if mine else 0], device=device)
+    dist.broadcast(length, source)
+    received = bytearray(content) if mine else bytearray(int(length.item()))
+    for start in range(0, len(received), PIECE):
+        view = torch.frombuffer(received, dtype=torch.uint8, offset=start, count=min(PIECE, len(received) - start))
+        piece = view.to(device)
+        dist.broadcast(piece, source)
+        if not mine and piece is not view:
+            view.copy_(piece)
+    return bytes(received)
+
+
+def together(act: Callable[[], T] | None) -> T | None:
+    """Let some ranks act; if one fails, all raise its error, so that none waits for another.
+
+    Raises:
+        RunError: What the first rank that failed could not do.
+    """
+    value, message = None, None
+    try:
+        value = act() if act is not None else None
+    except OvsegError as error:
+        message = str(error)
+    failed = [text for text in gather(message) if text is not None]
+    if failed:
+        raise RunError(failed[0])
+    return value
 
 
 def speaks() -> bool:

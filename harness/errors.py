@@ -20,6 +20,10 @@ class ModelError(OvsegError):
     """A model's weights are not on this machine or do not fit."""
 
 
+class StoreError(OvsegError):
+    """The artifact store cannot be written, or an entry of it is missing or damaged."""
+
+
 class RunError(OvsegError):
     """A run directory is held by another process, belongs to another evaluation, or is damaged."""
 

@@ -88,10 +88,10 @@ class Evaluation(Callback):
         path = self._run_dir or Path("runs") / default_name(self.method.name, self.data.name)
         self.directory = RunDirectory(Path(distributed.broadcast(str(path))))
         # One process per node holds the directory: nodes need not share a file system.
-        _together(self.directory.hold if trainer.node_rank == 0 and trainer.local_rank == 0 else None)
+        distributed.together(self.directory.hold if trainer.node_rank == 0 and trainer.local_rank == 0 else None)
         identity = self.identity(trainer)
-        _together(lambda: self.directory.identify(identity) if trainer.local_rank == 0 else None)
-        self._earlier = _together(self.directory.records if trainer.local_rank == 0 else None) or []
+        distributed.together(lambda: self.directory.identify(identity) if trainer.local_rank == 0 else None)
+        self._earlier = distributed.together(self.directory.records if trainer.local_rank == 0 else None) or []
         here = [record.index for record in merge(self._earlier)]
         done = {index for indices in distributed.gather(here) for index in indices}
         pending = [index for index in range(len(self.data.ids)) if index not in done]
@@ -163,7 +163,7 @@ class Evaluation(Callback):
         if self._writer is not None:
             self._writer.close()
         # The first collective after the images: a rank that failed joins it to say so, see ``evaluate``.
-        _together(None)
+        distributed.together(None)
         gathered = distributed.gather([[r.to_json() for r in group] for group in [*self._earlier, self._mine]])
         groups = [[Record.from_json(line) for line in group] for rank in gathered for group in rank]
         records = merge(groups)
@@ -175,7 +175,7 @@ class Evaluation(Callback):
             self.directory.write_images(records)
             self._write_results("complete", self.results)
 
-        _together(write if trainer.is_global_zero else None)
+        distributed.together(write if trainer.is_global_zero else None)
         if trainer.local_rank == 0:
             self.directory.drop_parts()
         self.directory.release()
@@ -229,19 +229,6 @@ def _path(value: object) -> str:
     return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
-def _together(act: Callable[[], T] | None) -> T | None:
-    """Let some ranks act; if one fails, all raise its error, so that none waits for another."""
-    value, message = None, None
-    try:
-        value = act() if act is not None else None
-    except OvsegError as error:
-        message = str(error)
-    failed = [text for text in distributed.gather(message) if text is not None]
-    if failed:
-        raise RunError(failed[0])
-    return value
-
-
 def _raising(error: OvsegError) -> Callable[[], None]:
     def act() -> None:
         raise error
@@ -281,6 +268,6 @@ def evaluate(
     except DataError as error:
         if distributed.world_size() > 1:
             # The other ranks finish and record their images, then learn of it in ``on_predict_end``.
-            _together(_raising(error))
+            distributed.together(_raising(error))
         raise
     return evaluation

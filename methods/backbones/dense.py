@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
 
 from harness.errors import ModelError
 from methods.backbones.pixels import IMAGENET_MEAN, IMAGENET_STD, normalise, pad_to_multiple
@@ -86,6 +87,7 @@ class HubViT(Dense):
         """Build the model from local files or the Hub's cache, in float32."""
         if self.name.startswith((".", "/")) and not Path(self.name).is_dir():
             raise ModelError(f"there is no model folder '{self.name}'")
+        disable_progress_bar()
         try:
             if self.random_weights:
                 model = AutoModel.from_config(AutoConfig.from_pretrained(self.name, revision=self.revision))

@@ -83,7 +83,7 @@ class OpenCLIP(ImageText):
             self._tokenizer = open_clip.get_tokenizer(self.name)
         except (RuntimeError, OSError, ValueError) as error:
             raise ModelError(
-                f"the weights of open_clip '{self.name}' / '{self.pretrained}' are neither a file here nor in the Hub's "
+                f"the weights of open_clip '{self.name}' / '{self.pretrained}' are neither here nor in the Hub's "
                 "cache; where there is a network, the same command with HF_HUB_OFFLINE=0 in front fetches them once"
             ) from error
         finally:

@@ -1,0 +1,208 @@
+"""Loading a Stable-Diffusion-like pipeline of diffusers, and what its generator and its features share."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import diffusers
+import torch
+from diffusers import DiffusionPipeline
+from torch import Tensor, nn
+
+from harness.errors import ConfigurationError, ModelError, did_you_mean
+from harness.provenance import hash_weights
+
+Precision = Literal["float32", "float16", "bfloat16"]
+PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
+# Parts of some pipelines that paint nothing: they are neither loaded nor asked for.
+UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
+
+
+def load_pipeline(name: str, revision: str | None, variant: str | None, precision: Precision) -> DiffusionPipeline:
+    """A text-to-image pipeline with a cross-attention UNet, frozen, without safety checker and progress bar.
+
+    Args:
+        name: Hub id (read from the Hub's cache, never fetched) or local folder.
+        revision: Commit or branch on the Hub.
+        variant: Of the weight files, such as ``fp16``.
+        precision: Of weights and activations.
+
+    Raises:
+        ModelError: It is not on this machine, or not of that kind.
+    """
+    if name.startswith((".", "/")) and not (Path(name) / "model_index.json").is_file():
+        raise ModelError(f"there is no diffusers pipeline in '{name}': model_index.json is missing")
+    where: dict[str, Any] = {"revision": revision, "local_files_only": True}
+    try:
+        index = DiffusionPipeline.load_config(name, **where)
+        left_out: dict[str, Any] = {part: None for part in UNUSED if part in index}
+        if "safety_checker" in index:
+            left_out["requires_safety_checker"] = False
+        pipeline = DiffusionPipeline.from_pretrained(
+            name, dtype=getattr(torch, precision), variant=variant, use_safetensors=True, **where, **left_out
+        )
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        options = "".join(f", {key}={value!r}" for key, value in {"revision": revision, "variant": variant}.items() if value)
+        raise ModelError(
+            f"the diffusion pipeline '{name}' is neither a complete folder here nor in the Hub's cache ({reason}); where "
+            f'there is a network, `python -c "import diffusers; diffusers.DiffusionPipeline.download({name!r}{options})"` '
+            "fetches it, and its folder can be given as the name"
+        ) from error
+    check_pipeline(pipeline, name)
+    for module in modules(pipeline).values():
+        module.eval().requires_grad_(False)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def check_pipeline(pipeline: DiffusionPipeline, name: str) -> None:
+    """Refuse pipelines without a UNet whose attention reads the text, and without a first text encoder.
+
+    Raises:
+        ModelError: It is of another kind.
+    """
+    unet = getattr(pipeline, "unet", None)
+    if unet is None or not any(".attn2." in layer for layer in unet.attn_processors):
+        raise ModelError(f"'{name}' ({type(pipeline).__name__}) has no UNet with cross-attention to a text")
+    if getattr(pipeline, "text_encoder", None) is None or getattr(pipeline, "tokenizer", None) is None:
+        raise ModelError(f"'{name}' ({type(pipeline).__name__}) has no first text encoder; give a base model")
+
+
+def modules(pipeline: DiffusionPipeline) -> dict[str, nn.Module]:
+    """The networks that determine what is painted, by the names of their folders."""
+    found = {part: getattr(pipeline, part, None) for part in PARTS}
+    return {part: module for part, module in found.items() if module is not None}
+
+
+def identity(pipeline: DiffusionPipeline) -> dict[str, Any]:
+    """What tells one model from another wherever it lies: weights, configurations and vocabulary, no names or paths.
+
+    Returns:
+        JSON: per network the hash of its weights (in the precision they are held in) and of its configuration, the
+        tokenizers' hashes, and the pipeline's class.
+    """
+    found: dict[str, Any] = {"pipeline": type(pipeline).__name__}
+    for part, module in modules(pipeline).items():
+        config = module.config if isinstance(module.config, dict) else module.config.to_dict()
+        found[part] = {"weights": hash_weights(module), "config": _hash(config)}
+    for part in ("tokenizer", "tokenizer_2"):
+        tokenizer = getattr(pipeline, part, None)
+        if tokenizer is not None:
+            found[part] = _hash({"vocabulary": tokenizer.get_vocab(), "length": tokenizer.model_max_length})
+    return found
+
+
+def make_scheduler(name: str, pipeline: DiffusionPipeline) -> Any:
+    """Another scheduler of diffusers with the configuration of the pipeline's own.
+
+    Args:
+        name: Class name, such as ``DPMSolverMultistepScheduler``.
+        pipeline: The pipeline.
+
+    Raises:
+        ConfigurationError: diffusers has no such scheduler.
+    """
+    known = [entry for entry in dir(diffusers) if entry.endswith("Scheduler")]
+    if name not in known:
+        raise ConfigurationError(f"diffusers has no scheduler '{name}'{did_you_mean(name, known)}")
+    return getattr(diffusers, name).from_config(pipeline.scheduler.config)
+
+
+def plain_config(config: Any) -> dict[str, Any]:
+    """A diffusers configuration without its private entries (names, versions), as JSON."""
+    entries = {key: value for key, value in dict(config).items() if not key.startswith("_")}
+    return json.loads(json.dumps(entries, sort_keys=True, default=str))
+
+
+def check_size(size: tuple[int, int], pipeline: DiffusionPipeline) -> tuple[int, int]:
+    """The size, if the autoencoder can take it.
+
+    Raises:
+        ConfigurationError: A side is not a positive multiple of 8 pixels and of the autoencoder's factor.
+    """
+    multiple = max(8, int(pipeline.vae_scale_factor))
+    if any(side < 1 or side % multiple for side in size):
+        raise ConfigurationError(f"a diffusion model's image size must be multiples of {multiple} pixels, not {size}")
+    return size
+
+
+def own_size(pipeline: DiffusionPipeline) -> tuple[int, int]:
+    """The size in pixels, (height, width), that the model was trained for."""
+    side = int(pipeline.unet.config.sample_size) * int(pipeline.vae_scale_factor)
+    return side, side
+
+
+def latent_size(size: tuple[int, int], pipeline: DiffusionPipeline) -> tuple[int, int]:
+    """The latents' (height, width) of pictures of a size in pixels."""
+    factor = int(pipeline.vae_scale_factor)
+    return size[0] // factor, size[1] // factor
+
+
+def text_arguments(pipeline: DiffusionPipeline, prompts: Sequence[str], size: tuple[int, int]) -> dict[str, Any]:
+    """What the UNet is told about the text, for one pass without guidance; SDXL also hears the picture's size."""
+    if not hasattr(pipeline, "text_encoder_2"):
+        embeddings, _ = pipeline.encode_prompt(list(prompts), pipeline.unet.device, 1, False)
+        return {"encoder_hidden_states": embeddings}
+    embeddings, _, pooled, _ = pipeline.encode_prompt(
+        list(prompts), device=pipeline.unet.device, num_images_per_prompt=1, do_classifier_free_guidance=False
+    )
+    times = torch.tensor([[*size, 0, 0, *size]], device=embeddings.device, dtype=embeddings.dtype)
+    added = {"text_embeds": pooled, "time_ids": times.repeat(len(prompts), 1)}
+    return {"encoder_hidden_states": embeddings, "added_cond_kwargs": added}
+
+
+def noisy_latents(
+    pipeline: DiffusionPipeline, images: Tensor, timestep: int, seeds: Sequence[int], sample: bool = True
+) -> Tensor:
+    """Pictures as the UNet would meet them at a timestep: encoded, scaled, and noised as DDPM does.
+
+    Args:
+        pipeline: The pipeline.
+        images: [B, 3, H, W] in [0, 255].
+        timestep: t in [0, training timesteps).
+        seeds: B seeds, for the latents' sample and then the noise; one picture's do not depend on the others'.
+        sample: Sample the autoencoder's posterior, instead of taking its mean.
+
+    Returns:
+        [B, C, h, w] in the UNet's precision.
+
+    Raises:
+        ConfigurationError: The timestep is out of range.
+    """
+    schedule = diffusers.DDPMScheduler.from_config(pipeline.scheduler.config)
+    last = int(schedule.config.num_train_timesteps) - 1
+    if not 0 <= timestep <= last:
+        raise ConfigurationError(f"timestep must lie in [0, {last}], not {timestep}")
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    vae, kept = pipeline.vae, pipeline.vae.dtype
+    # SDXL's autoencoder overflows in half precision; its pipeline, too, decodes in float32.
+    upcast = kept == torch.float16 and "text_encoder_2" in pipeline.components and vae.config.force_upcast
+    try:
+        if upcast:
+            vae.to(torch.float32)
+        posterior = vae.encode((images.float() / 127.5 - 1).to(vae.dtype)).latent_dist
+    finally:
+        if upcast:
+            vae.to(kept)
+    latents = posterior.mean.float()
+    if sample:
+        latents = latents + posterior.std.float() * _normal(generators, latents)
+    latents = latents * vae.config.scaling_factor
+    times = torch.full((len(images),), timestep, device=latents.device)
+    return schedule.add_noise(latents, _normal(generators, latents), times).to(pipeline.unet.dtype)
+
+
+def _normal(generators: Sequence[torch.Generator], like: Tensor) -> Tensor:
+    """Normal noise [B, ...] drawn on the CPU, one generator for each entry of the batch."""
+    drawn = [torch.randn(like.shape[1:], generator=generator) for generator in generators]
+    return torch.stack(drawn).to(like)
+
+
+def _hash(content: dict[str, Any]) -> str:
+    """16 hex digits of the SHA-256 over the public entries; library versions and precision are not among them."""
+    ignored = ("transformers_version", "dtype", "torch_dtype")
+    public = {key: value for key, value in content.items() if key not in ignored}
+    return hashlib.sha256(json.dumps(plain_config(public), sort_keys=True).encode()).hexdigest()[:16]
