@@ -7,15 +7,19 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from harness.data import Picture, Sample, SegmentationData
-from harness.errors import ConfigurationError, DataError, ModelError, OvsegError, RunError
+from harness.errors import ConfigurationError, DataError, ModelError, OvsegError, RunError, StoreError
 from harness.evaluation import Evaluation, evaluate
 from harness.method import Prediction, Refiner, SegmentationMethod
 from harness.metric import SegmentationMetric
 from harness.protocol import Protocol
+from harness.stage import Precomputed, Stage
+from harness.store import ArtifactStore
 from harness.vocabulary import Vocabulary
 from harness.windows import Box, ScoreMap
+from harness.work_item import WorkItem
 
 __all__ = [
+    "ArtifactStore",
     "Box",
     "ConfigurationError",
     "DataError",
@@ -23,6 +27,7 @@ __all__ = [
     "ModelError",
     "OvsegError",
     "Picture",
+    "Precomputed",
     "Prediction",
     "Protocol",
     "Refiner",
@@ -32,6 +37,9 @@ __all__ = [
     "SegmentationData",
     "SegmentationMethod",
     "SegmentationMetric",
+    "Stage",
+    "StoreError",
     "Vocabulary",
+    "WorkItem",
     "evaluate",
 ]

@@ -5,11 +5,15 @@ import logging
 import os
 import sys
 import warnings
+from difflib import get_close_matches
 from importlib import import_module
+from typing import NoReturn
 
 COMMANDS = {
     "evaluate": "evaluate a method on a benchmark and print its mIoU",
+    "precompute": "make what a method needs before its first image, such as generated support sets",
     "segment": "segment your own pictures with your own words",
+    "store": "list, verify or prune what was made and kept",
     "info": "list methods, data sets, installed versions and devices",
 }
 
@@ -26,10 +30,17 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", module=r"torchmetrics.*")
 
 
+class _Parser(argparse.ArgumentParser):
+    """One sentence without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Run ``ovseg``; returns the exit code: 0, 2 for what the user can mend, 130 when interrupted."""
+    """Run ``ovseg``; returns the exit code: 0; 1 damage found, 2 for the user to mend, 130 interrupted."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    top = argparse.ArgumentParser(
+    top = _Parser(
         prog="ovseg",
         description="Training-free open-vocabulary semantic segmentation: evaluate methods, segment pictures.",
         epilog="commands:\n"
@@ -38,9 +49,12 @@ def main(arguments: list[str] | None = None) -> int:
         "'ovseg evaluate --method.help CLASS' those of a method, '--data.help CLASS' those of a data set.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    top.add_argument("command", choices=COMMANDS, metavar="COMMAND", help=", ".join(COMMANDS))
+    top.add_argument("command", metavar="COMMAND", help=", ".join(COMMANDS))
     top.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="the command's arguments")
     parsed = top.parse_args(arguments)
+    if parsed.command not in COMMANDS:
+        close = "".join(f"; did you mean '{name}'?" for name in get_close_matches(parsed.command, COMMANDS, n=1))
+        top.error(f"'{parsed.command}' is none of the commands {', '.join(COMMANDS)}{close}")
     _quiet()
 
     from harness import distributed
@@ -52,16 +66,21 @@ def main(arguments: list[str] | None = None) -> int:
         distributed.end_with_parent()
     try:
         rest = resolve_entry_points(parsed.arguments) if parsed.command != "info" else parsed.arguments
-        import_module(f"harness.commands.{parsed.command}").run(rest)
+        code = import_module(f"harness.commands.{parsed.command}").run(rest)
     except OvsegError as error:
         if distributed.speaks():
             print(f"ovseg {parsed.command}: {error}", file=sys.stderr, flush=True)
         return 2
     except KeyboardInterrupt:
         return 130
+    except SystemExit as end:
+        # Lightning turns an interrupt during the images into an exit with code 1.
+        if isinstance(end.__context__, KeyboardInterrupt):
+            return 130
+        raise
     finally:
         distributed.leave()
-    return 0
+    return code if isinstance(code, int) else 0
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
@@ -13,16 +13,14 @@ from harness.data import SegmentationData, shard
 from harness.errors import DataError, OvsegError, RunError
 from harness.method import Prediction, SegmentationMethod
 from harness.metric import Areas, SegmentationMetric, confusion_matrix
-from harness.overlay import save_comparison, save_indexed
 from harness.progress import EvaluationProgress
 from harness.protocol import Protocol
 from harness.provenance import commit, versions
 from harness.records import Record, RecordWriter, merge
+from harness.result_pictures import ResultPictures
 from harness.results import SCHEMA, check_complete, scored
 from harness.run_directory import CONFIG, RESULTS, RunDirectory, default_name
 from harness.vocabulary import Vocabulary
-
-T = TypeVar("T")
 
 
 class Evaluation(Callback):
@@ -35,8 +33,7 @@ class Evaluation(Callback):
         run_dir: Where to write; null makes a new directory below ``runs/``. One begun earlier is gone on with.
         settings: The method's settings, part of the run's identity.
         config: The resolved configuration as YAML, kept beside the results.
-        save_label_maps: Write every predicted label map as an indexed PNG.
-        save_overlays: Write this many of the first images beside their truth and prediction.
+        pictures: Which pictures to keep; null keeps none.
     """
 
     def __init__(
@@ -47,16 +44,14 @@ class Evaluation(Callback):
         run_dir: Path | None = None,
         settings: dict[str, Any] | None = None,
         config: str | None = None,
-        save_label_maps: bool = False,
-        save_overlays: int = 0,
+        pictures: ResultPictures | None = None,
     ) -> None:
         self.method = method
         self.data = data
         self.protocol = protocol
         self.settings = settings or {}
         self.config = config
-        self.save_label_maps = save_label_maps
-        self.save_overlays = save_overlays
+        self.pictures = pictures or ResultPictures()
         self.metric = SegmentationMetric(len(data.vocabulary), protocol.ignore_label, protocol.absent_classes)
         self.results: dict[str, Any] | None = None
         self.directory: RunDirectory
@@ -106,6 +101,11 @@ class Evaluation(Callback):
         """The metric counts where the predictions are."""
         self.metric.to(pl_module.device)
 
+    def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The method's bank is known now: a run that was begun with another one must not go on with this one."""
+        bank = self.method.precomputed.bank
+        distributed.together(lambda: self.directory.agree_on_bank(bank) if bank and trainer.local_rank == 0 else None)
+
     def on_predict_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
@@ -130,7 +130,7 @@ class Evaluation(Callback):
                 record = Record(sample.number, sample.id, skipped=sample.error)
             else:
                 record = Record.of(sample.number, sample.id, areas, seconds)
-                self._save_pictures(prediction)
+                self.pictures.save(self.directory.path, self.method, sample, prediction.labels)
             self._mine.append(record)
             if self._writer is not None:
                 self._writer.write(record)
@@ -144,19 +144,6 @@ class Evaluation(Callback):
         confusion = confusion_matrix(predicted, sample.labels, len(self.vocabulary), self.protocol.ignore_label)
         self.metric.add(confusion)
         return Areas.of(confusion)
-
-    def _save_pictures(self, prediction: Prediction) -> None:
-        sample, predicted = prediction
-        if predicted is None or sample.labels is None:
-            return
-        # Files are named by index: ids are the user's text.
-        name = f"{sample.number:06d}.png"
-        if self.save_label_maps:
-            save_indexed(self.directory.path / "label_maps" / name, predicted.cpu().numpy(), self.vocabulary)
-        if sample.number < self.save_overlays:
-            image = sample.original.permute(1, 2, 0).cpu().numpy()
-            maps = {"ground truth": sample.labels.cpu().numpy(), "prediction": predicted.cpu().numpy()}
-            save_comparison(self.directory.path / "overlays" / name, image, maps, self.vocabulary)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Merge all ranks' records, check them against the metric, write the results."""
@@ -217,6 +204,7 @@ class Evaluation(Callback):
             "versions": versions(),
             "commit": commit(),
             "weights": self._weights,
+            "bank": self.method.precomputed.bank,
         }
         if error is not None:
             results["error"] = error
@@ -244,8 +232,7 @@ def evaluate(
     run_dir: Path | None = None,
     settings: dict[str, Any] | None = None,
     config: str | None = None,
-    save_label_maps: bool = False,
-    save_overlays: int = 0,
+    pictures: ResultPictures | None = None,
     progress: EvaluationProgress | None = None,
 ) -> Evaluation:
     """Evaluate a method on a benchmark; arguments as in ``Evaluation``, and a progress bar to show its metric.
@@ -259,7 +246,7 @@ def evaluate(
     method.bind(data.vocabulary, protocol)
     method.load()
     method.eval().requires_grad_(False)
-    evaluation = Evaluation(method, data, protocol, run_dir, settings, config, save_label_maps, save_overlays)
+    evaluation = Evaluation(method, data, protocol, run_dir, settings, config, pictures)
     if progress is not None:
         progress.metric = evaluation.metric
     trainer.callbacks.append(evaluation)  # type: ignore[attr-defined]

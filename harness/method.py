@@ -4,6 +4,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, NamedTuple, final
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
@@ -11,10 +12,13 @@ from torch import Tensor
 
 from harness.data import Sample
 from harness.errors import ConfigurationError, DataError
+from harness.precompute import precompute
 from harness.protocol import Protocol
 from harness.provenance import hash_weights
+from harness.stage import Precomputed, Stage
+from harness.store import ArtifactStore
 from harness.vocabulary import Vocabulary
-from harness.windows import Box, RunningArgmax, ScoreMap, class_chunks, stitch, window_grid
+from harness.windows import Box, RunningArgmax, ScoreMap, batches, class_chunks, stitch, window_grid
 
 SEALED = ("predict_step", "predict_image")
 
@@ -29,6 +33,22 @@ class Prediction(NamedTuple):
 
     sample: Sample
     labels: Tensor | None
+
+
+class Evidence(NamedTuple):
+    """A picture region that decided a class of a segmentation.
+
+    Attributes:
+        label: The class index that it decided.
+        title: What it is and how much of the class it decided, for a person to read.
+        image: [H, W, 3] uint8 RGB.
+        region: [H, W] bool, the deciding part of ``image``.
+    """
+
+    label: int
+    title: str
+    image: np.ndarray
+    region: np.ndarray
 
 
 class Refiner(torch.nn.Module):
@@ -51,7 +71,8 @@ class SegmentationMethod(LightningModule):
     """A training-free open-vocabulary segmentation method.
 
     The life of a method: the constructor keeps settings and loads nothing; ``bind`` gives it vocabulary and protocol;
-    ``load`` builds its frozen models from local files; ``prepare`` runs once on the device, before the first image.
+    ``load`` builds its frozen models from local files; what its ``stages`` need is made once over all ranks, and
+    ``adopt`` gets the bank that ``assemble`` put together; ``prepare`` runs once on the device, before the first image.
     Then ``predict_step`` does, for every image: ``image_context`` -> windows, batched -> ``window_scores`` ->
     stitched -> ``fuse`` -> refined -> label map at the ground truth's size.
 
@@ -69,6 +90,8 @@ class SegmentationMethod(LightningModule):
     vocabulary: Vocabulary
     protocol: Protocol
     on_error: str = "stop"
+    store: ArtifactStore | None = None  # null: where ``ArtifactStore()`` lies
+    precomputed: Precomputed = Precomputed()
 
     def __init__(self, window_batch: int = 8, background_threshold: float | None = None) -> None:
         super().__init__()
@@ -109,14 +132,30 @@ class SegmentationMethod(LightningModule):
     def prepare(self) -> None:
         """Compute, once and on the device, what all images share, such as text embeddings."""
 
+    def stages(self) -> Sequence[Stage]:
+        """What has to be made once, over all ranks, before the first image; a later stage reads the earlier ones."""
+        return ()
+
+    def assemble(self, store: ArtifactStore) -> dict[str, Tensor]:
+        """The bank: what every rank needs of the stages' entries. Called on rank 0 alone, with all entries there."""
+        return {}
+
+    def adopt(self, bank: dict[str, Tensor]) -> None:
+        """Take over the bank, on the CPU and the same on every rank; called before ``prepare``, if there are stages."""
+
     @final
     def on_predict_start(self) -> None:
         """Lightning's hook: the models are on the device, the first image is still to come."""
+        self.precomputed = precompute(self, self.store or ArtifactStore())
         self.prepare()
 
     def image_context(self, sample: Sample) -> Any:
         """What a method computes once for an image, such as its saliency; handed to the other hooks."""
         return None
+
+    def windows(self, height: int, width: int) -> list[Box]:
+        """Where to look: the protocol's grid, unless the paper looks at several scales."""
+        return window_grid(height, width, self.protocol.window, self.protocol.stride)
 
     @abstractmethod
     def window_scores(self, windows: Tensor, boxes: Sequence[Box], context: Any) -> Sequence[ScoreMap]:
@@ -136,9 +175,26 @@ class SegmentationMethod(LightningModule):
         """Combine stitched planes [C, h, w] of ``classes`` with what is known of the whole image."""
         return planes
 
+    def explain(self, sample: Sample, labels: Tensor) -> list[Evidence]:
+        """What decided each class of a prediction, for methods that can tell.
+
+        Args:
+            sample: The picture.
+            labels: Its predicted label map, [H', W'] uint8.
+
+        Returns:
+            Evidence by class; empty for a method that cannot tell.
+        """
+        return []
+
     def weights(self) -> dict[str, str]:
         """A hash of the weights per model, by the name of the submodule."""
-        return {name: hash_weights(module) for name, module in self.named_children() if module.state_dict()}
+        models = dict(self.named_children())
+        for name, child in list(models.items()):
+            if isinstance(child, torch.nn.ModuleDict):
+                del models[name]
+                models |= {f"{name}.{key}": module for key, module in child.items()}
+        return {name: hash_weights(module) for name, module in models.items() if module.state_dict()}
 
     @final
     def predict_step(self, batch: list[Sample], batch_idx: int) -> list[Prediction]:
@@ -159,10 +215,9 @@ class SegmentationMethod(LightningModule):
         """The label map of one sample, [H', W'] uint8 at ``sample.size``."""
         context = self.image_context(sample)
         image, size = self._fit(sample.image), sample.image.shape[1:]
-        boxes = window_grid(image.shape[1], image.shape[2], self.protocol.window, self.protocol.stride)
+        boxes = self.windows(image.shape[1], image.shape[2])
         maps: list[list[ScoreMap]] = []
-        for start in range(0, len(boxes), self.window_batch):
-            some = boxes[start : start + self.window_batch]
+        for some in batches(boxes, self.window_batch):
             windows = torch.stack([image[:, b.top : b.bottom, b.left : b.right] for b in some])
             batched = self.window_scores(windows, some, context)
             maps.extend([ScoreMap(m.scores[i : i + 1], m.extent) for m in batched] for i in range(len(some)))

@@ -134,6 +134,8 @@ class SegmentationMetric(Metric):
     def add(self, confusion: Tensor) -> None:
         """Add a confusion matrix that was counted elsewhere, [C, C] int64."""
         self.confusion += confusion
+        # torchmetrics forgets a computed score in update() only.
+        self._computed = None
 
     def compute(self) -> dict[str, Tensor]:
         """The scores of all images seen, over all ranks when called inside a process group.

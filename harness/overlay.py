@@ -1,12 +1,16 @@
 """Pictures of results: indexed PNGs, and overlays with a legend."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from harness.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from harness.method import Evidence
 
 OPACITY = 0.6
 IGNORED = (224, 224, 192)
@@ -99,3 +103,53 @@ def save_comparison(path: Path, image: np.ndarray, maps: Mapping[str, np.ndarray
         sheet.paste(panel, (left, head))
     sheet.paste(legend, (0, head + high))
     sheet.save(path)
+
+
+def save_explanation(
+    path: Path, image: np.ndarray, labels: np.ndarray, evidence: Sequence["Evidence"], vocabulary: Vocabulary
+) -> None:
+    """Write the picture, its segmentation, and per class the regions that decided it, a row each.
+
+    Args:
+        path: A PNG to write.
+        image: [H, W, 3] uint8 RGB.
+        labels: [h, w] uint8, its segmentation.
+        evidence: What decided the classes.
+        vocabulary: Names and colours.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    side, text, gap = 160, 13, 8
+    font = ImageFont.load_default(text)
+    fitted = np.asarray(Image.fromarray(labels).resize((image.shape[1], image.shape[0]), Image.Resampling.NEAREST))
+    rows: list[tuple[str, list[tuple[str, np.ndarray]]]] = [
+        ("", [("image", image), ("segmentation", colourise(image, fitted, vocabulary))])
+    ]
+    for label in sorted({each.label for each in evidence}):
+        only = np.where((fitted == label)[..., None], image, image // 4)
+        cells = [(vocabulary.names[label], only)]
+        # The rest of a support image is darkened, so that the region stands out whatever its colours.
+        shown = [each for each in evidence if each.label == label]
+        cells += [(each.title, np.where(each.region[..., None], each.image, each.image // 4)) for each in shown]
+        rows.append((vocabulary.names[label], cells))
+    columns = max(len(cells) for _, cells in rows)
+    cell = side + 2 * text + gap
+    sheet = Image.new("RGB", (columns * (2 * side) + gap, len(rows) * cell + gap), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for row, (_, cells) in enumerate(rows):
+        for column, (title, picture) in enumerate(cells):
+            left, top = gap + column * 2 * side, gap + row * cell
+            draw.text((left, top), _cut(title, font, 2 * side - gap), fill=TEXT, font=font)
+            shown_picture = Image.fromarray(picture.astype(np.uint8))
+            scale = min(side / shown_picture.height, (2 * side - gap) / shown_picture.width)
+            size = (max(1, round(shown_picture.width * scale)), max(1, round(shown_picture.height * scale)))
+            sheet.paste(shown_picture.resize(size, Image.Resampling.BILINEAR), (left, top + text + gap // 2))
+    sheet.save(path)
+
+
+def _cut(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    """The text, cut with an ellipsis where it would be wider than ``width`` pixels."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text + "…"

@@ -26,8 +26,8 @@ class EvaluationProgress(Callback):
         self._images = 0
         self._began = self._shown = 0.0
 
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the bar, on rank 0 and on a terminal only."""
+    def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the bar, on rank 0 and on a terminal only; the precompute stage, which draws its own, is over."""
         if not trainer.is_global_zero or not sys.stderr.isatty():
             return
         shards = f" (rank 0 of {trainer.world_size})" if trainer.world_size > 1 else ""

@@ -18,7 +18,8 @@ FINGERPRINT_LENGTH = 16
 def fingerprint(value: object) -> str:
     """The first 16 hex digits of the SHA-256 of ``value`` as canonical JSON (sorted keys, no spaces)."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:FINGERPRINT_LENGTH]
+    # File names that are not UTF-8 have surrogates.
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:FINGERPRINT_LENGTH]
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,13 @@
 import hashlib
 import platform
 import subprocess
+from collections.abc import Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 PACKAGES = (
     "ovseg",
@@ -56,9 +57,14 @@ def commit() -> str | None:
 
 def hash_weights(module: nn.Module) -> str:
     """16 hex digits of the SHA-256 over names, shapes, dtypes and bytes of all parameters and buffers."""
+    return hash_tensors(module.state_dict())[:16]
+
+
+def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """64 hex digits of the SHA-256 over names, shapes, dtypes and bytes."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
         content = tensor.detach().cpu().contiguous().view(-1)
         digest.update(content.view(torch.uint8).numpy().tobytes() if content.numel() else b"")
-    return digest.hexdigest()[:16]
+    return digest.hexdigest()

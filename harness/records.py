@@ -2,6 +2,7 @@
 
 import json
 import os
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,23 +63,34 @@ class Record:
         return (self.index, self.id, self.classes, self.intersection, self.prediction, self.label, self.skipped)
 
     def to_json(self) -> str:
-        """One line of JSON, without the newline."""
-        return json.dumps(self.__dict__, ensure_ascii=False, separators=(",", ":"))
+        """One line of JSON, without the newline, with a checksum of the rest."""
+        return _line({**self.__dict__, "checksum": _checksum(self.__dict__)})
 
     @classmethod
     def from_json(cls, line: str) -> "Record":
         """Read what ``to_json`` wrote.
 
         Raises:
-            ValueError: The line is not a record.
+            ValueError: The line is not a record, or not as it was written.
         """
         fields = json.loads(line)
-        if not isinstance(fields, dict) or not {"index", "id"} <= fields.keys() <= set(cls.__dataclass_fields__):
+        if not isinstance(fields, dict) or fields.keys() != {*cls.__dataclass_fields__, "checksum"}:
             raise ValueError("not a record")
+        if fields.pop("checksum") != _checksum(fields):
+            raise ValueError("a damaged record")
         values: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()
         }
         return cls(**values)
+
+
+def _line(fields: dict[str, Any]) -> str:
+    # ASCII, since a file name need not be UTF-8.
+    return json.dumps(fields, separators=(",", ":"))
+
+
+def _checksum(fields: dict[str, Any]) -> str:
+    return f"{zlib.crc32(_line(fields).encode()):08x}"
 
 
 class RecordWriter:

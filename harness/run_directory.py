@@ -98,6 +98,21 @@ class RunDirectory:
         if changed:
             raise RunError(f"{self.path} belongs to another evaluation: {'; '.join(changed)}; give another --run_dir")
 
+    def agree_on_bank(self, bank: str) -> None:
+        """Note the hash of the method's bank, or make sure that the run was begun with the same one.
+
+        Raises:
+            RunError: It was begun with another, so its records would not be of one method.
+        """
+        file = self.path / RUN
+        run = json.loads(file.read_text())
+        if run.setdefault("bank", bank) != bank:
+            raise RunError(
+                f"{self.path} was begun with another bank ({run['bank'][:12]}, now {bank[:12]}): the artifact store "
+                "was emptied or changed since; give another --run_dir"
+            )
+        atomic.write_json(file, run)
+
     def records(self) -> list[list[Record]]:
         """All whole records of finished images found here, file by file."""
         files = sorted((self.path / FOLDER).glob("*.jsonl"))

@@ -4,14 +4,12 @@ import hashlib
 import json
 import logging
 import os
-import re
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from torch import Tensor
 from harness import atomic
 from harness.errors import StoreError
 from harness.provenance import commit, versions
+from harness.work_item import WorkItem, key_of
 
 SCHEMA = 1
 TENSORS, MANIFEST = "tensors.safetensors", "manifest.json"
@@ -29,44 +28,6 @@ ENTRIES, LOCKS, TEMPORARY = "entries", "locks", "temporary"
 VARIABLE = "OVSEG_STORE"
 
 _log = logging.getLogger(__name__)
-
-
-def key_of(spec: Mapping[str, Any]) -> str:
-    """64 hex digits: the SHA-256 of the canonical JSON of ``spec``."""
-    canonical = json.dumps(spec, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-@dataclass(frozen=True, eq=False)
-class WorkItem:
-    """One value that a stage makes, or that the store has.
-
-    Attributes:
-        spec: JSON values: ``kind`` (lower-case letters, digits and underscores) and everything that determines the
-            value, and nothing else. Model ids, revisions and weight hashes, prompt, seed, steps belong here; the order
-            of the vocabulary, the number of ranks or the batch size do not.
-        title: What a person calls it, such as the class's name. Not part of the key.
-    """
-
-    spec: Mapping[str, Any]
-    title: str
-
-    def __post_init__(self) -> None:
-        if not re.fullmatch(r"[a-z0-9_]+", str(self.spec.get("kind"))):
-            raise ValueError(f"a work item's spec has a 'kind' of lower-case letters, not {self.spec.get('kind')!r}")
-
-    @property
-    def kind(self) -> str:
-        """What sort of value it is."""
-        return str(self.spec["kind"])
-
-    @cached_property
-    def key(self) -> str:
-        """Its name in the store."""
-        return key_of(self.spec)
-
-    def __str__(self) -> str:
-        return f"'{self.title}' ({self.kind} {self.key[:12]})"
 
 
 class ArtifactStore:
@@ -92,12 +53,12 @@ class ArtifactStore:
         """Whether the entry is there; not whether it is sound."""
         return self.folder(key).is_dir()
 
-    def keys(self) -> list[str]:
+    def all_keys(self) -> list[str]:
         """The keys of all entries, sound or not, ascending."""
         return sorted(path.name for path in (self.root / ENTRIES).glob("??/*") if path.is_dir())
 
     def manifest(self, key: str) -> dict[str, Any]:
-        """What is known of an entry: schema, key, kind, title, spec, created, seconds, bytes, sha256, tensors, versions.
+        """What is known of an entry: kind, title, spec, created, seconds (to make), bytes, sha256, tensors, versions.
 
         Raises:
             StoreError: The manifest is missing or damaged.
@@ -132,14 +93,14 @@ class ArtifactStore:
             StoreError: It is missing or damaged.
         """
         try:
-            manifest, content = self._verified(key)
+            _, content = self._verified(key)
             tensors = safetensors.torch.load(content or (self.folder(key) / TENSORS).read_bytes())
         except (StoreError, OSError, safetensors.SafetensorError) as error:
             raise StoreError(
                 f"entry {key[:12]} of the store {self.root} is {'damaged' if self.has(key) else 'missing'} ({error}); "
                 "start again, and it is made again"
             ) from error
-        self._used(key, manifest)
+        self._used(key)
         return tensors
 
     def _verified(self, key: str) -> tuple[dict[str, Any], bytes | None]:
@@ -160,30 +121,27 @@ class ArtifactStore:
         self._sound[key] = signature
         return manifest, content
 
-    def _used(self, key: str, manifest: dict[str, Any]) -> None:
+    def _used(self, key: str) -> None:
         """Leave the time of the last use behind as the manifest's modification time, for ``prune``."""
         try:
             os.utime(self.folder(key) / MANIFEST)
         except OSError:
             # A folder that may only be read is as good as any.
-            _log.debug("the last use of %s could not be noted", manifest["title"])
+            _log.debug("the last use of %s could not be noted", key)
 
     @contextmanager
-    def lock(self, key: str) -> Iterator[bool]:
-        """Hold an entry's lock; yields False at once, without it, when another process has it."""
+    def lock(self, key: str, wait: bool = False) -> Iterator[bool]:
+        """Hold an entry's lock; without ``wait``, yields False at once when another process has it."""
         path = self.root / LOCKS / f"{key}.lock"
         with self._writing():
             path.parent.mkdir(parents=True, exist_ok=True)
-            held = FileLock(path)
-            try:
-                held.acquire(timeout=0)
-            except Timeout:
-                held = None
+            lock = FileLock(path)
+            with suppress(Timeout):
+                lock.acquire(timeout=-1 if wait else 0)
         try:
-            yield held is not None
+            yield lock.is_locked
         finally:
-            if held is not None:
-                held.release()
+            lock.release()
 
     def put(self, item: WorkItem, tensors: Mapping[str, Tensor], seconds: float) -> None:
         """Write an entry; the caller holds its lock. One that is already there is left as it is.
@@ -202,24 +160,30 @@ class ArtifactStore:
             "key": item.key,
             "kind": item.kind,
             "title": item.title,
-            "spec": item.spec,
+            "spec": dict(item.spec),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "seconds": round(seconds, 3),
             "bytes": len(content),
             "sha256": hashlib.sha256(content).hexdigest(),
             "tensors": {name: [str(t.dtype).removeprefix("torch."), *t.shape] for name, t in sorted(tensors.items())},
-            "versions": versions(),
-            "commit": commit(),
+            **_provenance(),
         }
         text = json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         self.receive(item.key, text.encode(), content)
 
     def export(self, key: str) -> tuple[bytes, bytes]:
-        """The bytes of an entry's manifest and tensors, to be received by another store."""
-        return (self.folder(key) / MANIFEST).read_bytes(), (self.folder(key) / TENSORS).read_bytes()
+        """The bytes of an entry's manifest and tensors, to be received by another store.
+
+        Raises:
+            StoreError: They cannot be read.
+        """
+        try:
+            return (self.folder(key) / MANIFEST).read_bytes(), (self.folder(key) / TENSORS).read_bytes()
+        except OSError as error:
+            raise StoreError(f"entry {key[:12]} of the store {self.root} cannot be read: {error.strerror}") from error
 
     def receive(self, key: str, manifest: bytes, tensors: bytes) -> None:
-        """Write an entry from its bytes, as ``put`` does."""
+        """Write an entry from its bytes, as ``put`` does; the caller holds its lock."""
         temporary = self.root / TEMPORARY / f"{key}.{uuid.uuid4().hex}"
         final = self.folder(key)
         with self._writing():
@@ -260,6 +224,8 @@ class ArtifactStore:
         if not self.has(key):
             return False
         if self.fault(key) is None:
+            # Needed by a run, though perhaps not read: what was made of it may be there, too.
+            self._used(key)
             return True
         with self.lock(key) as held:
             # Whoever else holds it found the same and is at it.
@@ -296,6 +262,12 @@ class ArtifactStore:
             yield
         except OSError as error:
             raise StoreError(f"the store {self.root} cannot be written: {error.strerror or error}") from error
+
+
+@cache
+def _provenance() -> dict[str, Any]:
+    """Looked up once: it takes longer than to write a small entry."""
+    return {"versions": versions(), "commit": commit()}
 
 
 def serialize(tensors: Mapping[str, Tensor]) -> bytes:

@@ -57,6 +57,17 @@ def window_grid(height: int, width: int, window: int | None, stride: int) -> lis
     return boxes
 
 
+def batches(boxes: Sequence[Box], size: int) -> list[list[Box]]:
+    """Consecutive boxes of one height and width, at most ``size`` together."""
+    found: list[list[Box]] = []
+    for box in boxes:
+        if found and found[-1][0].size == box.size and len(found[-1]) < size:
+            found[-1].append(box)
+        else:
+            found.append([box])
+    return found
+
+
 def _interpolation(length: int, cells: int, start: float, end: float, like: Tensor) -> Tensor:
     """[length, cells] weights from ``cells`` cell centres, evenly covering [start, end], to pixel centres.
 
@@ -92,9 +103,12 @@ def upsample(scores: Tensor, size: tuple[int, int], extent: tuple[float, float, 
     return rows @ scores @ columns.T
 
 
-def class_chunks(classes: int, height: int, width: int, budget: int = PLANE_BUDGET) -> list[slice]:
-    """Slices of classes whose planes of ``height`` x ``width`` fit ``budget`` elements together, at least one each."""
-    step = max(1, budget // (height * width))
+def class_chunks(classes: int, height: int, width: int, budget: int | None = None) -> list[slice]:
+    """Slices of classes whose planes of ``height`` x ``width`` fit ``budget`` elements together, at least one each.
+
+    The budget is ``PLANE_BUDGET`` unless given.
+    """
+    step = max(1, (PLANE_BUDGET if budget is None else budget) // (height * width))
     return [slice(start, min(start + step, classes)) for start in range(0, classes, step)]
 
 

@@ -40,6 +40,8 @@ class Ranks:
         path: Folders to be found by import.
     """
 
+    command = TESTS / "harness" / "ranks" / "command.py"  # ovseg
+
     def __init__(self, folder: Path, path: list[str]) -> None:
         self._folder = folder
         self._path = path
@@ -89,7 +91,7 @@ class Ranks:
     def ovseg(self, count: int, *arguments: str) -> list[Outcome]:
         """Run ``ovseg`` on ``count`` ranks to its end."""
         given = ("--trainer.devices", str(count), "--trainer.strategy", "ddp") if count > 1 else ()
-        return self.run(TESTS / "harness" / "ranks" / "command.py", count, *arguments, *given)
+        return self.run(self.command, count, *arguments, *given)
 
 
 def texts(output: Path) -> tuple[str, str]:

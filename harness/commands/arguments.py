@@ -1,17 +1,16 @@
 """What several subcommands ask for: a method, data, a protocol, a Trainer; and errors in one sentence."""
 
 import inspect
-import re
-from collections.abc import Iterable
-from importlib import import_module
+import os
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 
+from harness.commands.mistakes import sentence
 from harness.data import SegmentationData
-from harness.errors import ConfigurationError, OvsegError, did_you_mean
+from harness.errors import ConfigurationError, OvsegError
 from harness.method import SegmentationMethod
 from harness.plugins import DATA, METHODS, import_paths
 from harness.protocol import Protocol
@@ -30,9 +29,21 @@ TRAINER = {
     "default_root_dir",
 }
 
+STORE_HELP = "folder of the artifact store (default: $OVSEG_STORE or ~/.cache/ovseg)"
+
 
 class Parser(ArgumentParser):
-    """A parser whose errors are one sentence."""
+    """A parser whose errors are one sentence, and which takes no abbreviations: a wrong key must not pass as one."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, allow_abbrev=False, **settings)
+
+    def parse_path(self, path: str | os.PathLike[str], *arguments: Any, **settings: Any) -> Namespace:
+        """Parse a configuration file; what is wrong in it is said with its name."""
+        try:
+            return super().parse_path(path, *arguments, **settings)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{path}: {error}") from error
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise instead of printing usage and exiting.
@@ -40,51 +51,13 @@ class Parser(ArgumentParser):
         Raises:
             ConfigurationError: Always.
         """
+        if not self.exit_on_error:
+            # A parser of a nested class: the outermost one makes the sentence.
+            super().error(message, ex)
         raise ConfigurationError(f"{sentence(message, self._known())} (see {self.prog} --help)") from ex
 
     def _known(self) -> list[str]:
         return [action.dest for action in self._actions]
-
-
-def _parameters(class_path: str) -> Iterable[str]:
-    """The constructor arguments of a class that an error message names; none if it cannot be imported."""
-    module, _, name = class_path.rpartition(".")
-    try:
-        return list(inspect.signature(getattr(import_module(module), name)).parameters)
-    except (ImportError, AttributeError, ValueError):
-        return []
-
-
-def sentence(message: str, known: Iterable[str] = ()) -> str:
-    """The heart of a jsonargparse message, which may span many lines: which key, what is wrong with it."""
-    keys = re.findall(r'Parser key "([^"]+)"', message)
-    key = ".".join(dict.fromkeys(keys))
-    classes = re.findall(r"class_path '([^']+)'", message)
-    unknown = re.search(r"(?:Option|option) '([^']+)'(?: is not accepted)?", message)
-    if unknown and "accept" in message:
-        group = re.search(r"Group '([^']+)'", message)
-        option = unknown[1]
-        if classes:
-            hint = did_you_mean(option, _parameters(classes[-1]))
-        else:
-            prefix = f"{group[1]}." if group else ""
-            hint = did_you_mean(f"{prefix}{option}", known)
-        where = ".".join(part for part in (key, group[1] if group else "", option) if part)
-        return f"unknown key '{where}'" + (f" of {classes[-1]}" if classes else "") + hint
-    missing = re.search(r"File does not exist: '([^']+)'", message)
-    if missing:
-        return f"the file {missing[1]} ({key or 'config'}) does not exist"
-    module = re.search(
-        r"No module named '([^']+)'|has no attribute '([^']+)'|Expected a dot import path string: (\S+)", message
-    )
-    if module or "Not a valid subclass" in message or "not a subclass" in message:
-        value = (re.findall(r"Given value: (.+)", message) or classes or [""])[-1]
-        return f"{key}: '{classes[-1] if classes else value}' is not a class that can be imported and used here"
-    expected = [e for e in re.findall(r"(Expected .+?)(?:\n|$)", message) if "NoneType" not in e]
-    if expected and key:
-        value = (re.findall(r"Given value: (.+)", message) or [""])[0]
-        return f"{key}: {expected[-1][0].lower()}{expected[-1][1:]}, not {value}"
-    return " ".join(message.split())
 
 
 def add_composition(parser: ArgumentParser, data_required: bool = True) -> None:
@@ -106,12 +79,12 @@ def resolve_entry_points(arguments: list[str]) -> list[str]:
     """Replace ``--method NAME`` and ``--data NAME`` by the import path that an entry point gives the name."""
     resolved = list(arguments)
     for flag, group in (("--method", METHODS), ("--data", DATA)):
-        paths = import_paths(group)
+        paths, flags = import_paths(group), (flag, f"{flag}.help", f"{flag}.class_path")
         for position, argument in enumerate(resolved):
             name, equals, value = argument.partition("=")
-            if name == flag and equals and value in paths:
-                resolved[position] = f"{flag}={paths[value]}"
-            elif argument == flag and position + 1 < len(resolved):
+            if name in flags and equals and value in paths:
+                resolved[position] = f"{name}={paths[value]}"
+            elif argument in flags and position + 1 < len(resolved):
                 resolved[position + 1] = paths.get(resolved[position + 1], resolved[position + 1])
     return resolved
 
@@ -138,6 +111,12 @@ def instantiate(parser: ArgumentParser, parsed: Namespace) -> Namespace:
     except OvsegError:
         raise
     except (TypeError, ValueError) as error:
+        # jsonargparse wraps what a constructor says into what it tried itself.
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, OvsegError):
+                raise cause from None
+            cause = cause.__cause__ or cause.__context__
         raise ConfigurationError(" ".join(str(error).split())) from error
 
 

@@ -1,14 +1,22 @@
 """``ovseg evaluate``: one method on one benchmark under one protocol."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
 
+from jsonargparse import Namespace
 from lightning.pytorch import seed_everything
 from rich.console import Console
 
-from harness.commands.arguments import Parser, add_composition, instantiate, make_trainer, plain
+from harness import atomic, distributed
+from harness.commands.arguments import STORE_HELP, Parser, add_composition, instantiate, make_trainer, plain
+from harness.errors import ConfigurationError
 from harness.evaluation import Evaluation, evaluate
 from harness.progress import EvaluationProgress
+from harness.result_pictures import ResultPictures
 from harness.results import table
+from harness.store import ArtifactStore
 
 SUMMARY = "evaluate a method on a benchmark, on one process or many; the same --run_dir goes on where it stopped"
 
@@ -19,33 +27,96 @@ def parser() -> Parser:
     add_composition(built)
     built.add_argument("--run_dir", type=Path | None, default=None, help="run directory (default: a new one in runs/)")
     built.add_argument("--save_label_maps", type=bool, default=False, help="keep every predicted label map (PNG)")
+    built.add_argument("--save_explanations", type=int, default=0, help="explain this many images, if the method can")
     built.add_argument("--save_overlays", type=int, default=0, help="draw this many images beside truth and prediction")
+    built.add_argument("--seeds", type=str | None, default=None, help="evaluate with each of these seeds: 0,1,2,3,4")
+    built.add_argument("--store", type=Path | None, default=None, help=STORE_HELP)
     return built
 
 
-def run(arguments: list[str]) -> Evaluation:
-    """Parse and evaluate; rank 0 prints the table and, last, the run directory."""
+def run(arguments: list[str]) -> None:
+    """Parse and evaluate, once or per seed; rank 0 prints the tables and, last, the run directory."""
     built = parser()
     parsed = built.parse_args(arguments)
+    if parsed.seeds is None:
+        evaluation = _evaluate(built, parsed)
+        if distributed.rank() == 0:
+            # print(), since a console would wrap a long path.
+            print(evaluation.directory.path, flush=True)
+        return
+    seeds = seeds_of(parsed.seeds)
+    if parsed.run_dir is None:
+        # Ranks do not know each other yet, so they could not agree on a name with the time in it.
+        raise ConfigurationError("--seeds needs --run_dir, below which each seed gets a directory")
+    folder = parsed.run_dir
+    found = {}
+    for seed in seeds:
+        one = parsed.clone()
+        one.seed, one.seeds, one.run_dir = seed, None, folder / f"seed-{seed}"
+        if "seed" not in one.method.init_args:
+            raise ConfigurationError(f"--seeds: {one.method.class_path} has no seed, so all of them would be equal")
+        one.method.init_args.seed = seed
+        found[seed] = _evaluate(built, one).results or {}
+    if distributed.rank() == 0:
+        summary = spread(found)
+        atomic.write_json(folder / "seeds.json", summary)
+        miou = summary["miou"]
+        print(f"mIoU over {len(seeds)} seeds: {_plus_minus(miou['mean'], miou['deviation'])}")
+        print(folder, flush=True)
+
+
+def seeds_of(text: str) -> list[int]:
+    """``0,1,2`` as numbers.
+
+    Raises:
+        ConfigurationError: It is no list of different whole numbers.
+    """
+    try:
+        seeds = [int(part) for part in text.strip("[]").split(",")]
+    except ValueError:
+        seeds = []
+    if not seeds or len(set(seeds)) != len(seeds):
+        raise ConfigurationError(f"--seeds is a list of different whole numbers such as 0,1,2, not '{text}'")
+    return seeds
+
+
+def spread(found: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
+    """Mean and sample standard deviation of each score over seeds.
+
+    Args:
+        found: The results per seed.
+
+    Returns:
+        ``seeds``; per score ``values`` (by seed, in percent), ``mean`` and ``deviation``, None where undefined.
+    """
+    summary: dict[str, Any] = {"seeds": list(found)}
+    for score in ("miou", "pixel_accuracy", "mean_accuracy"):
+        values = [results[score] for results in found.values()]
+        defined = [value for value in values if value is not None]
+        summary[score] = {
+            "values": values,
+            "mean": mean(defined) if defined else None,
+            "deviation": stdev(defined) if len(defined) > 1 else None,
+        }
+    return summary
+
+
+def _plus_minus(average: float | None, deviation: float | None) -> str:
+    if average is None:
+        return "-"
+    return f"{average:.1f}" if deviation is None else f"{average:.1f} ± {deviation:.1f}"
+
+
+def _evaluate(built: Parser, parsed: Namespace) -> Evaluation:
     settings, config = plain(parsed.method), built.dump(parsed, skip_none=False)
     made = instantiate(built, parsed)
+    made.method.store = ArtifactStore(made.store)
     seed_everything(made.seed, workers=True, verbose=False)
     trainer = make_trainer(made.trainer, [progress := EvaluationProgress()])
+    pictures = ResultPictures(made.save_label_maps, made.save_overlays, made.save_explanations)
     evaluation = evaluate(
-        made.method,
-        made.data,
-        made.protocol,
-        trainer,
-        made.run_dir,
-        settings,
-        config,
-        made.save_label_maps,
-        made.save_overlays,
-        progress,
+        made.method, made.data, made.protocol, trainer, made.run_dir, settings, config, pictures, progress
     )
     if trainer.is_global_zero and evaluation.results is not None:
-        console = Console()
-        console.print(table(evaluation.results))
-        # print(), since a console would wrap a long path.
-        print(evaluation.directory.path, flush=True)
+        Console().print(table(evaluation.results))
     return evaluation

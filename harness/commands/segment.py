@@ -5,10 +5,11 @@ from typing import Literal
 
 from lightning.pytorch import seed_everything
 
-from harness.commands.arguments import Parser, add_composition, instantiate, make_trainer
+from harness.commands.arguments import STORE_HELP, Parser, add_composition, instantiate, make_trainer
 from harness.errors import ConfigurationError
 from harness.progress import EvaluationProgress
 from harness.segment import Pictures, segment
+from harness.store import ArtifactStore
 from harness.vocabulary import Vocabulary
 
 SUMMARY = "segment pictures with your own words: an indexed PNG and an overlay for each, and the share of each class"
@@ -23,6 +24,7 @@ def parser() -> Parser:
     built.add_argument("--out", type=Path, default=Path("segmented"), help="folder to write to")
     built.add_argument("--on_error", type=Literal["stop", "skip"], default="stop", help="when a picture is damaged")
     add_composition(built, data_required=False)
+    built.add_argument("--store", type=Path | None, default=None, help=STORE_HELP)
     return built
 
 
@@ -30,6 +32,7 @@ def run(arguments: list[str]) -> None:
     """Parse, segment, and print the share of each class in each picture."""
     built = parser()
     made = instantiate(built, built.parse_args(arguments))
+    made.method.store = ArtifactStore(made.store)
     if made.classes is not None:
         vocabulary = Vocabulary.from_words(made.classes, made.background)
     elif made.data is not None:

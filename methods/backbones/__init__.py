@@ -1,6 +1,48 @@
-"""Frozen models behind small interfaces."""
+"""Frozen models behind small interfaces, each imported when it is asked for: diffusers alone takes seconds."""
 
-from methods.backbones.dense import Dense, HubViT, ViTFeatures
-from methods.backbones.image_text import ImageText, OpenCLIP
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["Dense", "HubViT", "ImageText", "OpenCLIP", "ViTFeatures"]
+if TYPE_CHECKING:
+    from methods.backbones.clip_dense import OpenCLIPDense
+    from methods.backbones.dense import Dense, HubViT, ViTFeatures
+    from methods.backbones.diffusion import DiffusersTextToImage, GeneratedImages, TextToImage
+    from methods.backbones.diffusion_features import DiffusionFeatures
+    from methods.backbones.features import DenseFeatures, FeatureExtractor
+    from methods.backbones.image_text import ImageText, OpenCLIP
+
+_HOMES = {
+    "Dense": "dense",
+    "DenseFeatures": "features",
+    "DiffusersTextToImage": "diffusion",
+    "DiffusionFeatures": "diffusion_features",
+    "FeatureExtractor": "features",
+    "GeneratedImages": "diffusion",
+    "HubViT": "dense",
+    "ImageText": "image_text",
+    "OpenCLIP": "image_text",
+    "OpenCLIPDense": "clip_dense",
+    "TextToImage": "diffusion",
+    "ViTFeatures": "dense",
+}
+
+__all__ = [
+    "Dense",
+    "DenseFeatures",
+    "DiffusersTextToImage",
+    "DiffusionFeatures",
+    "FeatureExtractor",
+    "GeneratedImages",
+    "HubViT",
+    "ImageText",
+    "OpenCLIP",
+    "OpenCLIPDense",
+    "TextToImage",
+    "ViTFeatures",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

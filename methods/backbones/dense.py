@@ -43,6 +43,10 @@ class Dense(nn.Module):
             ModelError: Its weights are not on this machine.
         """
 
+    def settings(self) -> dict[str, object]:
+        """Everything but the weights that determines the features, as JSON."""
+        return {"class": type(self).__name__}
+
     @abstractmethod
     def features(
         self, images: Tensor, kind: Kind = "token", layer: int = -1, cls_attention: bool = False
@@ -99,6 +103,10 @@ class HubViT(Dense):
                 f"`hf download {self.name}` (or the same command with HF_HUB_OFFLINE=0 in front) fetches it once"
             ) from error
         self.adopt(model)
+
+    def settings(self) -> dict[str, object]:
+        """See ``Dense.settings``."""
+        return {"class": type(self).__name__, "mean": list(self._mean), "std": list(self._std)}
 
     def adopt(self, model: PreTrainedModel) -> None:
         """Use a model that was built elsewhere, such as one with random weights."""

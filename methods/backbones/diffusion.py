@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -115,8 +116,10 @@ class DiffusersTextToImage(TextToImage):
         self.adopt(parts.load_pipeline(self.name, self.revision, self.variant, self.precision))
 
     def adopt(self, pipeline: DiffusionPipeline) -> None:
-        """Use a pipeline that was built elsewhere, such as one with random weights; its scheduler may be replaced."""
+        """Use a pipeline that was built elsewhere, such as one with random weights."""
         parts.check_pipeline(pipeline, self.name)
+        self._shared = pipeline  # kept alive, so that others who load this model get its networks
+        pipeline = copy.copy(pipeline)  # its scheduler stays
         if self.scheduler is not None:
             pipeline.scheduler = parts.make_scheduler(self.scheduler, pipeline)
         self.image_size = parts.check_size(self.size or parts.own_size(pipeline), pipeline)
@@ -231,7 +234,9 @@ class DiffusersTextToImage(TextToImage):
         with torch.autocast(self.pipeline.unet.device.type, enabled=False), recording as sums:
             pixels = self.pipeline(**arguments).images.float()
         if not pixels.isfinite().all():
-            raise ModelError(f"'{self.name}' overflowed in {self.precision}: set the generator's precision to bfloat16 or float32")
+            raise ModelError(
+                f"'{self.name}' overflowed in {self.precision}: set the generator's precision to bfloat16 or float32"
+            )
         return (pixels * 255).round().to(torch.uint8), None if sums is None else sums.maps()
 
     @property

@@ -5,11 +5,13 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
+from weakref import WeakValueDictionary
 
 import diffusers
 import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
+from transformers.utils import logging as transformers_logging
 
 from harness.errors import ConfigurationError, ModelError, did_you_mean
 from harness.provenance import hash_weights
@@ -18,10 +20,14 @@ Precision = Literal["float32", "float16", "bfloat16"]
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
 # Parts of some pipelines that paint nothing: they are neither loaded nor asked for.
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
+_HELD: WeakValueDictionary[tuple[Any, ...], DiffusionPipeline] = WeakValueDictionary()
 
 
 def load_pipeline(name: str, revision: str | None, variant: str | None, precision: Precision) -> DiffusionPipeline:
     """A text-to-image pipeline with a cross-attention UNet, frozen, without safety checker and progress bar.
+
+    Whoever asks for the same model while somebody still holds it gets the same object: a generator and features from
+    inside it need its memory once. It must not be changed.
 
     Args:
         name: Hub id (read from the Hub's cache, never fetched) or local folder.
@@ -34,6 +40,13 @@ def load_pipeline(name: str, revision: str | None, variant: str | None, precisio
     """
     if name.startswith((".", "/")) and not (Path(name) / "model_index.json").is_file():
         raise ModelError(f"there is no diffusers pipeline in '{name}': model_index.json is missing")
+    files = sorted(path for path in Path(name).rglob("*") if path.is_file())
+    key = (name, revision, variant, precision, *(path.stat().st_mtime_ns for path in files))
+    held = _HELD.get(key)
+    if held is not None:
+        return held
+    diffusers.utils.logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
     where: dict[str, Any] = {"revision": revision, "local_files_only": True}
     try:
         index = DiffusionPipeline.load_config(name, **where)
@@ -45,16 +58,19 @@ def load_pipeline(name: str, revision: str | None, variant: str | None, precisio
         )
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
-        options = "".join(f", {key}={value!r}" for key, value in {"revision": revision, "variant": variant}.items() if value)
+        options = "".join(
+            f", {key}={value!r}" for key, value in {"revision": revision, "variant": variant}.items() if value
+        )
         raise ModelError(
-            f"the diffusion pipeline '{name}' is neither a complete folder here nor in the Hub's cache ({reason}); where "
-            f'there is a network, `python -c "import diffusers; diffusers.DiffusionPipeline.download({name!r}{options})"` '
-            "fetches it, and its folder can be given as the name"
+            f"the diffusion pipeline '{name}' is neither a complete folder here nor in the Hub's cache ({reason}); "
+            'where there is a network, `python -c "from diffusers import DiffusionPipeline as P; '
+            f'P.download({name!r}{options})"` fetches it, and its folder can be given as the name'
         ) from error
     check_pipeline(pipeline, name)
     for module in modules(pipeline).values():
         module.eval().requires_grad_(False)
     pipeline.set_progress_bar_config(disable=True)
+    _HELD[key] = pipeline
     return pipeline
 
 
@@ -77,17 +93,22 @@ def modules(pipeline: DiffusionPipeline) -> dict[str, nn.Module]:
     return {part: module for part, module in found.items() if module is not None}
 
 
-def identity(pipeline: DiffusionPipeline) -> dict[str, Any]:
+def identity(pipeline: DiffusionPipeline, weights: bool = True) -> dict[str, Any]:
     """What tells one model from another wherever it lies: weights, configurations and vocabulary, no names or paths.
 
+    Args:
+        pipeline: The pipeline.
+        weights: Whether to hash the weights as well (in the precision they are held in), some seconds for a large one.
+
     Returns:
-        JSON: per network the hash of its weights (in the precision they are held in) and of its configuration, the
-        tokenizers' hashes, and the pipeline's class.
+        JSON: hashes per network and tokenizer, and the pipeline's class.
     """
     found: dict[str, Any] = {"pipeline": type(pipeline).__name__}
     for part, module in modules(pipeline).items():
-        config = module.config if isinstance(module.config, dict) else module.config.to_dict()
-        found[part] = {"weights": hash_weights(module), "config": _hash(config)}
+        config: Any = module.config
+        found[part] = {"config": _hash(config if isinstance(config, dict) else config.to_dict())}
+        if weights:
+            found[part]["weights"] = hash_weights(module)
     for part in ("tokenizer", "tokenizer_2"):
         tokenizer = getattr(pipeline, part, None)
         if tokenizer is not None:
@@ -114,7 +135,8 @@ def make_scheduler(name: str, pipeline: DiffusionPipeline) -> Any:
 def plain_config(config: Any) -> dict[str, Any]:
     """A diffusers configuration without its private entries (names, versions), as JSON."""
     entries = {key: value for key, value in dict(config).items() if not key.startswith("_")}
-    return json.loads(json.dumps(entries, sort_keys=True, default=str))
+    # Some hold an infinity, which JSON does not know.
+    return json.loads(json.dumps(entries, sort_keys=True, default=str), parse_constant=str)
 
 
 def check_size(size: tuple[int, int], pipeline: DiffusionPipeline) -> tuple[int, int]:
@@ -141,6 +163,20 @@ def latent_size(size: tuple[int, int], pipeline: DiffusionPipeline) -> tuple[int
     return size[0] // factor, size[1] // factor
 
 
+def longer_side(size: tuple[int, int], side: int | None) -> tuple[int, int]:
+    """The size with its longer side set, its proportions kept; null keeps it."""
+    scale = 1.0 if side is None else side / max(size)
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def grid_of(places: int, latents: tuple[int, int]) -> tuple[int, int]:
+    """The (height, width) of a layer with so many places: the latents', halved (rounding up) as often as it takes."""
+    height, width = latents
+    while height * width > places and height * width > 1:
+        height, width = -(-height // 2), -(-width // 2)
+    return height, width
+
+
 def text_arguments(pipeline: DiffusionPipeline, prompts: Sequence[str], size: tuple[int, int]) -> dict[str, Any]:
     """What the UNet is told about the text, for one pass without guidance; SDXL also hears the picture's size."""
     if not hasattr(pipeline, "text_encoder_2"):
@@ -152,6 +188,21 @@ def text_arguments(pipeline: DiffusionPipeline, prompts: Sequence[str], size: tu
     times = torch.tensor([[*size, 0, 0, *size]], device=embeddings.device, dtype=embeddings.dtype)
     added = {"text_embeds": pooled, "time_ids": times.repeat(len(prompts), 1)}
     return {"encoder_hidden_states": embeddings, "added_cond_kwargs": added}
+
+
+def noise_schedule(pipeline: DiffusionPipeline) -> tuple[diffusers.DDPMScheduler, dict[str, Any]]:
+    """The schedule that the model was trained with, whatever its sampler is, and the settings that determine it."""
+    schedule = diffusers.DDPMScheduler.from_config(pipeline.scheduler.config)
+    names = (
+        "num_train_timesteps",
+        "beta_start",
+        "beta_end",
+        "beta_schedule",
+        "trained_betas",
+        "rescale_betas_zero_snr",
+    )
+    config = plain_config(schedule.config)
+    return schedule, {name: config.get(name) for name in names}
 
 
 def noisy_latents(
@@ -172,7 +223,7 @@ def noisy_latents(
     Raises:
         ConfigurationError: The timestep is out of range.
     """
-    schedule = diffusers.DDPMScheduler.from_config(pipeline.scheduler.config)
+    schedule, _ = noise_schedule(pipeline)
     last = int(schedule.config.num_train_timesteps) - 1
     if not 0 <= timestep <= last:
         raise ConfigurationError(f"timestep must lie in [0, {last}], not {timestep}")

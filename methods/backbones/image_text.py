@@ -108,5 +108,10 @@ class OpenCLIP(ImageText):
         return F.normalize(torch.cat(embedded), dim=-1)
 
     @property
+    def normalisation(self) -> tuple[Sequence[float], Sequence[float]]:
+        """Mean and deviation per channel, for values in [0, 1]."""
+        return self._mean, self._std
+
+    @property
     def _dtype(self) -> torch.dtype:
         return next(self.model.parameters()).dtype

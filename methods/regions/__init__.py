@@ -1,5 +1,8 @@
 """Class-agnostic masks and saliency."""
 
+from methods.regions.base import Regions
 from methods.regions.found import Found, FoundSeed, Saliency
+from methods.regions.maskcut import MaskCut, maskcut
+from methods.regions.opencut import OpenCut
 
-__all__ = ["Found", "FoundSeed", "Saliency"]
+__all__ = ["Found", "FoundSeed", "MaskCut", "OpenCut", "Regions", "Saliency", "maskcut"]

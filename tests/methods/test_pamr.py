@@ -1,3 +1,5 @@
+"""PAMR: against its definition pixel by pixel, its invariances, chunks of classes and its cache."""
+
 import pytest
 import torch
 import torch.nn.functional as F

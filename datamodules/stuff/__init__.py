@@ -1,0 +1,30 @@
+"""Which names of a benchmark are stuff: a text file per vocabulary, one name a line, to be edited at will.
+
+OVDiff asked a language model for these; a list in the repository can be read, disputed and reproduced.
+"""
+
+from importlib.resources import files
+
+from harness.errors import ConfigurationError, did_you_mean
+
+
+def available() -> tuple[str, ...]:
+    """The vocabularies that have a list."""
+    found = [file.name.removesuffix(".txt") for file in files(__name__).iterdir() if file.name.endswith(".txt")]
+    return tuple(sorted(found))
+
+
+def stuff_names(vocabulary: str) -> frozenset[str]:
+    """The names that are stuff; lines that begin with ``#`` are remarks.
+
+    Args:
+        vocabulary: One of ``available()``: voc, context, coco_object, coco_stuff, ade20k, cityscapes.
+
+    Raises:
+        ConfigurationError: There is no list for it.
+    """
+    if vocabulary not in available():
+        hint = did_you_mean(vocabulary, available())
+        raise ConfigurationError(f"there is no thing/stuff list for '{vocabulary}'{hint}")
+    lines = files(__name__).joinpath(f"{vocabulary}.txt").read_text(encoding="utf-8").splitlines()
+    return frozenset(line.strip() for line in lines if line.strip() and not line.startswith("#"))

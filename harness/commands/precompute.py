@@ -1,0 +1,47 @@
+"""``ovseg precompute``: what a method needs before its first image, and nothing else."""
+
+from pathlib import Path
+
+from lightning.pytorch import seed_everything
+
+from harness.commands.arguments import STORE_HELP, Parser, add_composition, instantiate, make_trainer
+from harness.stage import Precomputed
+from harness.store import ArtifactStore
+
+SUMMARY = (
+    "make what a method needs before its first image, on one process or many; what the store has is not made again"
+)
+
+
+def parser() -> Parser:
+    """The command's arguments."""
+    built = Parser(prog="ovseg precompute", description=SUMMARY)
+    add_composition(built)
+    built.add_argument("--store", type=Path | None, default=None, help=STORE_HELP)
+    return built
+
+
+def run(arguments: list[str]) -> Precomputed:
+    """Parse and precompute; rank 0 prints what was there and what was made, and, last, the store's folder."""
+    built = parser()
+    made = instantiate(built, built.parse_args(arguments))
+    seed_everything(made.seed, workers=True, verbose=False)
+    method, data, store = made.method, made.data, ArtifactStore(made.store)
+    trainer = make_trainer(made.trainer, [])
+    method.bind(data.vocabulary, made.protocol)
+    method.store = store
+    method.load()
+    method.eval().requires_grad_(False)
+    data.plan(made.protocol, [])
+    trainer.predict(method, datamodule=data, return_predictions=False)
+    done: Precomputed = method.precomputed
+    if trainer.is_global_zero:
+        for stage in done.stages:
+            copied = f", {stage.copied} copied between ranks" if stage.copied else ""
+            print(f"{stage.name}: {stage.there} there, {sum(stage.made)} made{copied}, {stage.seconds:.1f} s")
+        if not done.stages:
+            print(f"{method.name or type(method).__name__} needs nothing")
+        if done.bank is not None:
+            print(f"bank: {done.bank[:16]}")
+        print(store.root, flush=True)
+    return done

@@ -1,0 +1,47 @@
+"""A value that is worth keeping, and its name: a hash of everything that determines it."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+
+def key_of(spec: Mapping[str, Any]) -> str:
+    """64 hex digits: the SHA-256 of the canonical JSON of ``spec``."""
+    canonical = json.dumps(dict(spec), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class WorkItem:
+    """One value that a stage makes, or that the store has.
+
+    Attributes:
+        spec: JSON values: ``kind`` (lower-case letters, digits and underscores) and everything that determines the
+            value, and nothing else. Model ids, revisions and weight hashes, prompt, seed, steps belong here; the order
+            of the vocabulary, the number of ranks or the batch size do not.
+        title: What a person calls it, such as the class's name. Not part of the key.
+    """
+
+    spec: Mapping[str, Any]
+    title: str
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[a-z0-9_]+", str(self.spec.get("kind"))):
+            raise ValueError(f"a work item's spec has a 'kind' of lower-case letters, not {self.spec.get('kind')!r}")
+
+    @property
+    def kind(self) -> str:
+        """What sort of value it is."""
+        return str(self.spec["kind"])
+
+    @cached_property
+    def key(self) -> str:
+        """Its name in the store."""
+        return key_of(self.spec)
+
+    def __str__(self) -> str:
+        return f"'{self.title}' ({self.kind} {self.key[:12]})"

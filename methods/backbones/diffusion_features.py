@@ -1,0 +1,228 @@
+"""Dense features of a picture from inside a denoising UNet: one pass at one noise level."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from diffusers import DiffusionPipeline
+from torch import Tensor, nn
+
+from harness.errors import ConfigurationError, did_you_mean
+from methods.backbones import diffusion_pipeline as parts
+from methods.backbones.diffusion_pipeline import Precision
+from methods.backbones.features import FeatureExtractor
+from methods.backbones.pixels import resize
+
+# OVDiff's release for Stable Diffusion 1.5 (karazijal/sdov, gen_proto_sd.py): 7680 channels.
+OVDIFF_LAYERS = (
+    "down_blocks.0.attentions.0",
+    "mid_block.attentions.0",
+    "up_blocks.1.attentions.0",
+    "up_blocks.1.attentions.1",
+    "up_blocks.1.attentions.2",
+    "up_blocks.2.attentions.0",
+    "up_blocks.2.attentions.1",
+    "up_blocks.2.attentions.2",
+    "up_blocks.3.attentions.2",
+)
+
+
+class DiffusionFeatures(FeatureExtractor):
+    """Activations of chosen UNet blocks, resized (bilinear) to one grid and concatenated as they are.
+
+    Every picture meets the same noise, drawn from one seed, so its features depend neither on its neighbours nor on
+    its place in a batch. A generator of the same model shares its networks.
+
+    Args:
+        name: Hub id in the Hub's cache, or folder, of a Stable-Diffusion-like pipeline.
+        revision: Commit or branch on the Hub.
+        variant: Of the weight files, such as ``fp16``.
+        layers: Blocks by their names in the UNet; by default the nine of OVDiff's release.
+        kind: ``query``: the cross-attention queries of attention blocks such as ``up_blocks.1.attentions.0`` (OVDiff's
+            and FreeSeg-Diff's releases; of the first transformer block, where SDXL has several). ``output``: what any
+            block gives, such as ``up_blocks.1.resnets.0``, ``up_blocks.1.attentions.0`` or ``up_blocks.1``.
+        attention_layers: Attention blocks whose self-attention, mean over the heads, is appended: a channel for every
+            place that a place can attend to (FreeSeg-Diff's "A + F").
+        timestep: t; 200 in OVDiff's release, 0 in FreeSeg-Diff.
+        prompt: The text of pictures that come without one.
+        size: Side in pixels at which pictures are seen; null takes the model's own.
+        fit: ``squash`` makes them ``size`` x ``size``, as both releases do; ``short`` brings the short side to
+            ``size``; ``none`` leaves them as they come. The last two round to whole cells of the UNet's coarsest level.
+        grid: Longer side of the features; null takes the latents', which is 64 at 512 pixels.
+        sample_latents: Sample the autoencoder's posterior as both releases do, instead of taking its mean.
+        seed: Of that sample and of the noise.
+        precision: Of weights and activations; features are float32.
+    """
+
+    def __init__(
+        self,
+        name: str = "stable-diffusion-v1-5/stable-diffusion-v1-5",
+        revision: str | None = None,
+        variant: str | None = None,
+        layers: Sequence[str] = OVDIFF_LAYERS,
+        kind: Literal["query", "output"] = "query",
+        attention_layers: Sequence[str] = (),
+        timestep: int = 200,
+        prompt: str = "",
+        size: int | None = None,
+        fit: Literal["squash", "short", "none"] = "squash",
+        grid: int | None = None,
+        sample_latents: bool = True,
+        seed: int = 43,
+        precision: Precision = "float32",
+    ) -> None:
+        super().__init__()
+        if not layers and not attention_layers:
+            raise ConfigurationError("diffusion features need at least one layer")
+        self.name, self.revision, self.variant = name, revision, variant
+        self.layers, self.kind, self.attention_layers = tuple(layers), kind, tuple(attention_layers)
+        self.timestep, self.prompt = timestep, prompt
+        self.size, self.fit, self.grid = size, fit, grid
+        self.sample_latents, self.seed = sample_latents, seed
+        self.precision = precision
+
+    def load(self) -> None:
+        """Build the pipeline from local files or the Hub's cache.
+
+        Raises:
+            ModelError: Its weights are not on this machine.
+            ConfigurationError: It has no such layer.
+        """
+        self.adopt(parts.load_pipeline(self.name, self.revision, self.variant, self.precision))
+
+    def adopt(self, pipeline: DiffusionPipeline) -> None:
+        """Use a pipeline that was built elsewhere, such as a generator's (``DiffusersTextToImage.pipeline``)."""
+        parts.check_pipeline(pipeline, self.name)
+        known = dict(pipeline.unet.named_modules())
+        suffix = "attn2.to_q" if self.kind == "query" else ""
+        self._taps: list[tuple[str, ...]] = [(_inside(layer, suffix, known),) for layer in self.layers]
+        self._taps += [
+            (_inside(layer, "attn1.to_q", known), _inside(layer, "attn1.to_k", known))
+            for layer in self.attention_layers
+        ]
+        self._heads = {name: module.heads for name, module in known.items() if hasattr(module, "heads")}
+        self.pipeline = pipeline
+        for part, module in parts.modules(pipeline).items():
+            self.add_module(part, module)
+
+    def settings(self) -> dict[str, Any]:
+        """See ``FeatureExtractor.settings``; the model must be loaded."""
+        return {
+            "class": type(self).__name__,
+            "model": parts.identity(self.pipeline, weights=False),
+            "schedule": parts.noise_schedule(self.pipeline)[1],
+            "layers": list(self.layers),
+            "kind": self.kind,
+            "attention_layers": list(self.attention_layers),
+            "timestep": self.timestep,
+            "prompt": self.prompt,
+            "size": None if self.fit == "none" else self._side,
+            "fit": self.fit,
+            "grid": self.grid,
+            "sample_latents": self.sample_latents,
+            "seed": self.seed,
+            "precision": self.precision,
+        }
+
+    @torch.no_grad()
+    def features(self, images: Tensor, prompts: Sequence[str] | None = None) -> Tensor:
+        """See ``FeatureExtractor.features``.
+
+        Args:
+            images: [B, 3, h, w] uint8 RGB.
+            prompts: B texts; null takes the setting.
+
+        Returns:
+            [B, D, grid height, grid width] float32; the grid covers the whole picture.
+        """
+        size = self._seen_size(images.shape[2], images.shape[3])
+        latents = parts.latent_size(size, self.pipeline)
+        seeds = [self.seed] * len(images)
+        with torch.autocast(images.device.type, enabled=False):
+            noisy = parts.noisy_latents(
+                self.pipeline, resize(images, size), self.timestep, seeds, sample=self.sample_latents
+            )
+            texts = [self.prompt] * len(images) if prompts is None else prompts
+            seen = self._run(noisy, parts.text_arguments(self.pipeline, texts, size))
+        target = parts.longer_side(latents, self.grid)
+        planes = [self._plane([seen[name] for name in tap], tap, latents, target) for tap in self._taps]
+        return torch.cat(planes, dim=1)
+
+    def _run(self, noisy: Tensor, arguments: dict[str, Any]) -> dict[str, Tensor]:
+        """One pass of the UNet, ended as soon as all that is wanted was seen."""
+        unet, seen = self.pipeline.unet, dict[str, Tensor]()
+        wanted = {name for tap in self._taps for name in tap}
+        hooks = [unet.get_submodule(name).register_forward_hook(_keep(seen, name, len(wanted))) for name in wanted]
+        try:
+            unet(noisy, torch.tensor(self.timestep, device=noisy.device), **arguments)
+        except _Seen:
+            pass
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return seen
+
+    def _plane(
+        self, found: list[Tensor], tap: tuple[str, ...], latents: tuple[int, int], target: tuple[int, int]
+    ) -> Tensor:
+        """What was seen at one tap, as float32 [B, C, height, width] of the target."""
+        plane = found[0].float()
+        if len(found) == 2:
+            plane = self_attention(plane, found[1].float(), self._heads[tap[0].removesuffix(".to_q")])
+        if plane.ndim == 3:
+            plane = plane.transpose(1, 2).unflatten(2, parts.grid_of(plane.shape[1], latents))
+        return plane if plane.shape[2:] == target else F.interpolate(plane, target, mode="bilinear")
+
+    @property
+    def _side(self) -> int:
+        return self.size or parts.own_size(self.pipeline)[0]
+
+    def _seen_size(self, height: int, width: int) -> tuple[int, int]:
+        """The (height, width) in pixels at which a picture is encoded."""
+        side = self._side
+        if self.fit == "squash":
+            return parts.check_size((side, side), self.pipeline)
+        # Whole cells of the coarsest level: others would be cut unevenly by every halving.
+        cell = int(self.pipeline.vae_scale_factor) * 2 ** (len(self.pipeline.unet.config.block_out_channels) - 1)
+        scale = side / min(height, width) if self.fit == "short" else 1.0
+        return max(cell, round(height * scale / cell) * cell), max(cell, round(width * scale / cell) * cell)
+
+
+class _Seen(Exception):
+    """Everything that was wanted has been seen."""
+
+
+def _keep(seen: dict[str, Tensor], name: str, wanted: int) -> Callable[[nn.Module, Any, Any], None]:
+    def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+        # Blocks of the way down give (output, skips), attention blocks a tuple of one.
+        seen[name] = output[0] if isinstance(output, tuple) else output
+        if len(seen) == wanted:
+            raise _Seen
+
+    return hook
+
+
+def _inside(layer: str, suffix: str, known: dict[str, nn.Module]) -> str:
+    """The full name of a layer's projection, or of the layer itself without a suffix.
+
+    Raises:
+        ConfigurationError: There is no such layer, or no attention in it.
+    """
+    if layer not in known:
+        raise ConfigurationError(f"the UNet has no layer '{layer}'{did_you_mean(layer, known)}")
+    if not suffix:
+        return layer
+    for name in (f"{layer}.{suffix}", f"{layer}.transformer_blocks.0.{suffix}"):
+        if name in known:
+            return name
+    attending = ", ".join(name for name, module in known.items() if hasattr(module, "transformer_blocks"))
+    raise ConfigurationError(f"the UNet's layer '{layer}' is no attention block; those are {attending}")
+
+
+def self_attention(query: Tensor, key: Tensor, heads: int) -> Tensor:
+    """softmax(q k^T / sqrt(d)), mean over heads: [B, N, C] twice -> [B, N, N]; one head at a time, to hold less."""
+    total = torch.zeros(query.shape[0], query.shape[1], key.shape[1], device=query.device)
+    for q, k in zip(query.chunk(heads, dim=2), key.chunk(heads, dim=2), strict=True):
+        total += (q @ k.transpose(1, 2) / q.shape[2] ** 0.5).softmax(dim=-1)
+    return total / heads

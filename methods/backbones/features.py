@@ -1,0 +1,85 @@
+"""Φ_v: dense features of a picture, from whatever frozen model, with all choices made."""
+
+from abc import abstractmethod
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from harness.errors import ConfigurationError
+from methods.backbones.dense import Dense, Kind
+from methods.backbones.pixels import resize
+
+
+class FeatureExtractor(nn.Module):
+    """Dense features of pictures. The constructor loads nothing; ``load`` does."""
+
+    @abstractmethod
+    def load(self) -> None:
+        """Build the model.
+
+        Raises:
+            ModelError: Its weights are not on this machine.
+        """
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """Everything but the weights that determines the features, as JSON."""
+
+    @abstractmethod
+    def features(self, images: Tensor) -> Tensor:
+        """[B, 3, h, w] uint8 RGB -> [B, D, grid height, grid width] float32; the grid covers the whole picture."""
+
+
+class DenseFeatures(FeatureExtractor):
+    """One kind of features of one layer of a vision transformer.
+
+    Args:
+        backbone: The frozen model.
+        kind: ``key``, ``query``, ``value`` or ``token``.
+        layer: Which layer, negative from the end.
+        size: Side in pixels to which pictures and windows are resized first; null shows them as they are.
+        fit: ``squash`` makes them ``size`` x ``size``; ``short`` brings the short side to ``size``.
+
+    Raises:
+        ConfigurationError: The size is not positive.
+    """
+
+    def __init__(
+        self,
+        backbone: Dense,
+        kind: Kind = "token",
+        layer: int = -1,
+        size: int | None = None,
+        fit: Literal["squash", "short"] = "squash",
+    ) -> None:
+        super().__init__()
+        if size is not None and size < 1:
+            raise ConfigurationError(f"an extractor's size must be positive, not {size}")
+        self.backbone = backbone
+        self.kind: Kind = kind
+        self.layer = layer
+        self.size = size
+        self.fit = fit
+
+    def load(self) -> None:
+        """Load the backbone."""
+        self.backbone.load()
+
+    def settings(self) -> dict[str, Any]:
+        """See ``FeatureExtractor.settings``."""
+        own = {"kind": self.kind, "layer": self.layer, "size": self.size, "fit": self.fit}
+        return {**own, "backbone": self.backbone.settings()}
+
+    def features(self, images: Tensor) -> Tensor:
+        """See ``FeatureExtractor.features``."""
+        return self.backbone.features(self._resized(images), self.kind, self.layer).patches
+
+    def _resized(self, images: Tensor) -> Tensor:
+        if self.size is None:
+            return images
+        height, width = images.shape[2:]
+        target = (self.size, self.size)
+        if self.fit == "short":
+            scale = self.size / min(height, width)
+            target = (round(height * scale), round(width * scale))
+        return images if (height, width) == target else resize(images, target).to(images.dtype)

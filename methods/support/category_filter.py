@@ -1,0 +1,62 @@
+"""Which categories are in a picture at all, by CLIP (OVDiff Sec. 3.4, "Category pre-filtering")."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+from methods.backbones.image_text import ImageText
+
+
+class CategoryFilter:
+    """CLIP as a multi-label classifier.
+
+    Args:
+        clip: Loaded, on its device.
+        names: The candidate categories, |C| of them.
+        most: η, how many categories at most enter the combinations.
+        template: Prompt of a single category.
+        scale: Factor on the cosines before the softmax; 1 in OVDiff's release, which leaves CLIP's own (about 100) out.
+    """
+
+    def __init__(
+        self, clip: ImageText, names: Sequence[str], most: int = 10, template: str = "a {}", scale: float = 1.0
+    ) -> None:
+        self.clip = clip
+        self.names = tuple(names)
+        self.most = most
+        self.template = template
+        self.scale = scale
+        self._single = clip.encode_text([template.replace("{}", name) for name in names])
+        # The combinations of categories that often come together are asked for again and again.
+        self._combined = lru_cache(maxsize=4096)(self._encode)
+
+    def __call__(self, image: Tensor) -> list[int]:
+        """The categories of the best-scoring multi-label prompt.
+
+        Args:
+            image: [3, h, w] uint8 RGB.
+
+        Returns:
+            Indices into ``names``, ascending; at least one.
+        """
+        embedded = self.clip.encode_images(image[None])[0]
+        cosines = self._single @ embedded
+        share = (cosines * self.scale).softmax(dim=0)
+        order = share.argsort(descending=True, stable=True)[: self.most].tolist()
+        likely = sorted(index for index in order if share[index] >= 1 / len(self.names)) or order[:1]
+        subsets = [subset for size in range(1, len(likely) + 1) for subset in combinations(likely, size)]
+        texts = self._combined(tuple(likely))
+        return list(subsets[int((texts @ embedded).argmax())])
+
+    def _encode(self, likely: tuple[int, ...]) -> Tensor:
+        """Embeddings of "a x and a y" of every non-empty subset, [2^len - 1, D]."""
+        prompts = [
+            " and ".join(self.template.replace("{}", self.names[index]) for index in subset)
+            for size in range(1, len(likely) + 1)
+            for subset in combinations(likely, size)
+        ]
+        with torch.inference_mode():
+            return self.clip.encode_text(prompts)

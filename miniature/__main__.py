@@ -1,0 +1,55 @@
+"""`python -m miniature`: train the small models, measure them, draw a contact sheet."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(prog="python -m miniature", description="A small world with small models.")
+    commands = top.add_subparsers(dest="command", required=True)
+    train = commands.add_parser("train", help="train models on this CPU and write their weights")
+    train.add_argument("model", choices=("clip", "dino", "found", "all"), help="found needs dino")
+    train.add_argument("--steps", type=int, help="fewer or more steps than the default")
+    train.add_argument("--out", type=Path, help="a folder other than miniature/weights/MODEL")
+    commands.add_parser("measure", help="print the scores of the model card")
+    sheet = commands.add_parser("sheet", help="draw a contact sheet of the validation split")
+    sheet.add_argument("path", type=Path, metavar="OUT.png")
+    sheet.add_argument("--count", type=int, default=28, help="number of scenes (default: %(default)s)")
+    sheet.add_argument("--labels", action="store_true", help="show the label maps as well")
+    return top
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one command."""
+    top = parser()
+    options = top.parse_args(arguments)
+    # Before torch is loaded: waiting threads must not take time from other jobs.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if options.command == "sheet":
+        from miniature.sheet import write
+
+        write(options.path, options.count, options.labels)
+    elif options.command == "measure":
+        from miniature.measure import report
+
+        for name, value in report():
+            print(f"{name:64s} {value:6.1f}")
+    else:
+        from miniature import train_clip, train_dino, train_found
+
+        if options.model == "all" and options.out is not None:
+            top.error("--out goes with one model")
+        chosen = {"steps": options.steps, "folder": options.out}
+        given = {name: value for name, value in chosen.items() if value is not None}
+        for name, run in (("clip", train_clip.train), ("dino", train_dino.train), ("found", train_found.train)):
+            if options.model in (name, "all"):
+                run(**given)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+"""Train the denoiser and the text encoder of the small Stable Diffusion on captioned pictures."""
+
+from __future__ import annotations
+
+import copy
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import CLIPTextModel
+
+from miniature import tokenizer as words
+from miniature.painting import checkpoint, model
+from miniature.painting.album import album
+from miniature.train_vae import SCALING, WORK, to_signed
+from miniature.training import Average, Progress, optimizer, prepare
+
+CHUNK = 10_000
+CAPTION_DROPOUT = 0.1
+# Hang et al., "Efficient diffusion training via min-SNR weighting strategy" (2023), Section 3.4.
+MIN_SNR = 5.0
+WARMUP, COOLDOWN = 200, 0.3
+
+
+def rate(step: int, steps: int, peak: float) -> float:
+    """Warm-up, a plateau, and a straight line to zero; the plateau can be made longer or shorter while it lasts."""
+    return peak * min(1.0, (step + 1) / WARMUP, (steps - step) / (COOLDOWN * steps))
+
+
+@torch.no_grad()
+def latents(vae: AutoencoderKL, start: int, cache: Path) -> tuple[Tensor, list[str]]:
+    """Posterior means and deviations of one chunk of the album, float16 [CHUNK, 8, 16, 16], scaled, and its captions.
+
+    Every second picture is mirrored: what is to the left or right of what is in no caption.
+    """
+    file, pages = cache / f"latents-{start}.safetensors", album(CHUNK, cache, start)
+    if not file.exists():
+        parts = []
+        for first in range(0, CHUNK, 100):
+            images = pages.images[first : first + 100].copy()
+            images[::2] = images[::2, :, ::-1]
+            with torch.autocast("cpu", torch.bfloat16):
+                posterior = vae.encode(to_signed(images)).latent_dist
+            parts.append(torch.cat([posterior.mean, posterior.std], 1).float().mul(SCALING).half())
+        save_file({"latents": torch.cat(parts).contiguous()}, file.with_suffix(".part"))
+        os.replace(file.with_suffix(".part"), file)
+    return load_file(file)["latents"], pages.captions
+
+
+def velocity_loss(predicted: Tensor, clean: Tensor, noise: Tensor, kept: Tensor) -> Tensor:
+    """Squared error of the predicted velocity with min-SNR weights.
+
+    Args:
+        predicted: [B, 4, h, w].
+        clean: latents of the same shape.
+        noise: of the same shape.
+        kept: cumulative product of alphas at each sample's time, [B].
+    """
+    signal, deviation = kept.sqrt()[:, None, None, None], (1 - kept).sqrt()[:, None, None, None]
+    ratio = kept / (1 - kept)
+    weight = ratio.clamp(max=MIN_SNR) / (ratio + 1)
+    errors = (predicted - (signal * noise - deviation * clean)).square().mean((1, 2, 3))
+    return (errors * weight).mean() / weight.mean()
+
+
+def _averaged(
+    unet: UNet2DConditionModel, text: CLIPTextModel, values: dict[str, dict[str, Tensor]]
+) -> tuple[UNet2DConditionModel, CLIPTextModel]:
+    """Copies that hold the averaged weights."""
+    pair = copy.deepcopy(unet).eval(), copy.deepcopy(text).eval()
+    pair[0].load_state_dict(values["unet"])
+    pair[1].load_state_dict(values["text"])
+    return pair
+
+
+def train(
+    steps: int = 4500,
+    batch: int = 24,
+    chunks: int = 3,
+    peak: float = 1e-3,
+    export_every: int = 500,
+    seed: int = 3,
+    folder: Path = model.FOLDER,
+) -> None:
+    """Train, save every so often, and go on where an interrupted run stopped. `train_vae` comes first.
+
+    Args:
+        steps: optimizer steps.
+        batch: pictures per step.
+        chunks: training pictures in units of CHUNK.
+        peak: highest learning rate.
+        export_every: steps between two exports of the averaged weights.
+        seed: for weights and data.
+        folder: the pipeline's folder; its `vae` is read.
+    """
+    prepare(seed)
+    vae = AutoencoderKL.from_pretrained(folder / "vae", dtype=torch.float32).eval()
+    pages = [latents(vae, CHUNK * number, WORK) for number in range(chunks)]
+    pictures, captions = torch.cat([page[0] for page in pages]), [text for page in pages for text in page[1]]
+    tokens = words.load()
+    ids, empty = model.token_ids(tokens, captions), model.token_ids(tokens, [""])[0]
+    torch.manual_seed(seed)
+    unet, text = model.build_unet(), model.build_text_encoder(tokens)
+    # On a CPU the fused attention is faster for 256 tokens on 256, plain matrix products are for all smaller ones.
+    large = ("down_blocks.0", "up_blocks.1")
+    unet.set_attn_processor(
+        {
+            name: AttnProcessor2_0() if "attn1" in name and name.startswith(large) else AttnProcessor()
+            for name in unet.attn_processors
+        }
+    )
+    text.set_attn_implementation("eager")
+    both = nn.ModuleDict({"unet": unet, "text": text})
+    adam, report = optimizer(both, peak, decay=0.01), Progress("diffusion", steps)
+    averages = {"unet": Average(unet, 0.998), "text": Average(text, 0.998)}
+    state, models = WORK / "diffusion.safetensors", {"unet": unet, "text": text}
+    done = checkpoint.load(state, models, {name: average.values for name, average in averages.items()}, adam)
+    kept = model.build_scheduler().alphas_cumprod
+    for average in averages.values():
+        average.steps = done
+    for step in range(done, steps):
+        rng = np.random.default_rng((seed, step))
+        torch.manual_seed(seed * 1_000_003 + step)
+        for group in adam.param_groups:
+            group["lr"] = rate(step, steps, peak)
+        chosen = torch.from_numpy(rng.integers(len(captions), size=batch))
+        mean, deviation = pictures[chosen].float().chunk(2, 1)
+        clean = mean + deviation * torch.randn_like(mean)
+        # One time from each of `batch` equal intervals: the loss then varies less from step to step.
+        time = ((torch.randperm(batch) + torch.rand(batch)) * (len(kept) / batch)).long()
+        noise, now = torch.randn_like(clean), kept[time]
+        noisy = now.sqrt()[:, None, None, None] * clean + (1 - now).sqrt()[:, None, None, None] * noise
+        dropped = torch.from_numpy(rng.random(batch) < CAPTION_DROPOUT)
+        with torch.autocast("cpu", torch.bfloat16):
+            context = text(torch.where(dropped[:, None], empty, ids[chosen]))[0]
+            predicted = unet(noisy, time, context).sample
+        loss = velocity_loss(predicted.float(), clean, noise, now)
+        adam.zero_grad(set_to_none=True)
+        loss.backward()
+        length = torch.nn.utils.clip_grad_norm_(both.parameters(), 1.0)
+        adam.step()
+        for name, average in averages.items():
+            average.update(models[name])
+        report(step, loss=loss.item(), gradient=length.item())
+        if (step + 1) % export_every == 0 or step + 1 == steps:
+            values = {name: average.values for name, average in averages.items()}
+            checkpoint.save(state, step + 1, models, values, adam)
+            model.export(vae, *_averaged(unet, text, values), folder)
+
+
+def main() -> None:
+    """Train with the defaults."""
+    train()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+"""One rank of the test of what ranks say to each other."""
+
+import json
+
+import torch.distributed as dist
+
+from harness import RunError, distributed
+
+dist.init_process_group("gloo")
+rank = distributed.rank()
+
+
+def fail() -> None:
+    raise RunError("rank 1 could not")
+
+
+try:
+    distributed.together(fail if rank == 1 else None)
+    failed = None
+except RunError as error:
+    failed = str(error)
+found = {
+    "rank": rank,
+    "gathered": distributed.gather(["rank", rank, "ü" * rank * 1000]),
+    "told": distributed.broadcast({"from": rank}),
+    "failed": failed,
+    "together": distributed.together((lambda: "value") if rank == 0 else None),
+}
+distributed.leave()
+found["left"] = [distributed.rank(), distributed.world_size()]
+print(json.dumps(found))
