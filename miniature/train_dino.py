@@ -46,10 +46,10 @@ SHAPES: tuple[tuple[int, int, int], ...] = (
     *((32, 32, 64),) * 3,
     *((48, 48, 30),) * 3,
     *((64, 64, 16),) * 2,
-    (96, 96, 7),
+    *((96, 96, 7),) * 2,
     (96, 128, 5),
     (128, 96, 5),
-    (96, 160, 4),
+    (96, 144, 4),
 )
 
 
@@ -81,7 +81,9 @@ def start_from_clip(model: Dinov2Model, folder: Path) -> None:
     place = eye.positional_embedding
     spread = (patches.flatten(2).transpose(1, 2) + place[1:].mean(0)).std(-1).median()
     gain, shift = eye.ln_pre.weight / spread, eye.ln_pre.bias
-    first.patch_embeddings.projection.weight.copy_((eye.conv1.weight - eye.conv1.weight.mean(0)) * gain[:, None, None, None])
+    first.patch_embeddings.projection.weight.copy_(
+        (eye.conv1.weight - eye.conv1.weight.mean(0)) * gain[:, None, None, None]
+    )
     first.patch_embeddings.projection.bias.zero_()
     side, wanted = round((len(place) - 1) ** 0.5), SIDE // PATCH
     grid = ((place[1:] - place[1:].mean(-1, keepdim=True)) * gain + shift).T.reshape(1, width, side, side)
@@ -91,11 +93,18 @@ def start_from_clip(model: Dinov2Model, folder: Path) -> None:
     for source, layer in zip(eye.transformer.resblocks, model.encoder.layer, strict=True):
         weights, biases = source.attn.in_proj_weight.chunk(3), source.attn.in_proj_bias.chunk(3)
         parts = dict(layer.named_modules())
-        names = [name for name in parts if name.rsplit(".")[-1] in ("q_proj", "k_proj", "v_proj", "query", "key", "value")]
+        names = [
+            name for name in parts if name.rsplit(".")[-1] in ("q_proj", "k_proj", "v_proj", "query", "key", "value")
+        ]
         for name, weight, bias in zip(names, weights, biases, strict=True):
             parts[name].weight.copy_(weight)
             parts[name].bias.copy_(bias)
-        pairs = [(source.ln_1, layer.norm1), (source.ln_2, layer.norm2), (source.mlp.c_fc, layer.mlp.fc1), (source.mlp.c_proj, layer.mlp.fc2)]
+        pairs = [
+            (source.ln_1, layer.norm1),
+            (source.ln_2, layer.norm2),
+            (source.mlp.c_fc, layer.mlp.fc1),
+            (source.mlp.c_proj, layer.mlp.fc2),
+        ]
         out = next(part for name, part in parts.items() if name.endswith(("o_proj", "output.dense")))
         for old, new in (*pairs, (source.attn.out_proj, out)):
             new.weight.copy_(old.weight)
@@ -142,6 +151,25 @@ def presence(logits: Tensor, seen: Tensor, unsure: Tensor, top: float = 0.06) ->
     everywhere = -torch.log1p(-share.clamp(max=1 - 1e-4)).mean(1) - torch.log1p(-best)
     missing = 1 - seen - unsure
     return ((-best.log() * seen).sum(1) + (everywhere * missing.clamp(min=0)).sum(1)).mean()
+
+
+def allowed(logits: Tensor, seen: Tensor, unsure: Tensor) -> Tensor:
+    """Shares [B, N, C] of the classes per patch, among those that the words of the picture do not rule out."""
+    return logits.masked_fill((seen + unsure == 0)[:, None], -1e4).softmax(-1)
+
+
+def tiled(images: Tensor, side: int) -> Tensor:
+    """Square tiles [B * rows * columns, 3, side, side] of pictures [B, 3, H, W] whose sides are multiples of `side`."""
+    count, _, height, width = images.shape
+    parts = images.reshape(count, 3, height // side, side, width // side, side)
+    return parts.permute(0, 2, 4, 1, 3, 5).reshape(-1, 3, side, side)
+
+
+def assembled(tokens: Tensor, count: int, rows: int, columns: int) -> Tensor:
+    """Patches [B * rows * columns, n * n, C] of tiles as patches [B, N, C] of the whole pictures."""
+    side = round(tokens.shape[1] ** 0.5)
+    parts = tokens.reshape(count, rows, columns, side, side, -1)
+    return parts.permute(0, 1, 3, 2, 4, 5).reshape(count, rows * columns * side * side, -1)
 
 
 def sample(rng: np.random.Generator, scenes: Sequence[Scene], height: int, width: int) -> Sample:
@@ -228,17 +256,30 @@ def train(
         samples = [sample(rng, pictures, height, width) for _ in range(count)]
         seen = torch.from_numpy(np.stack([one.seen for one in samples]))
         unsure = torch.from_numpy(np.stack([one.unsure for one in samples]))
+        images = to_tensor([one.image for one in samples])
         with half_precision(height * width // PATCH**2):
-            tokens = model(to_tensor([one.image for one in samples])).last_hidden_state
-            loss_patches = presence(heads.patches(tokens[:, 1:]).float(), seen, unsure)
-            loss_keys = presence(heads.keys(tap.keys[:, 1:]).float(), seen, unsure)
+            loss_tiles = torch.zeros(())
+            if max(height, width) >= SIDE:
+                # A large picture says little about a patch: its tiles, which the model knows better, say the rest.
+                tile = 48 if height % 48 == width % 48 == 0 and rng.random() < 0.5 else 32 if width != 144 else 48
+                with torch.no_grad():
+                    near = model(tiled(images, tile)).last_hidden_state[:, 1:]
+                    near = assembled(heads.patches(near).float(), count, height // tile, width // tile)
+                    target = allowed(near, seen, unsure)
+            tokens = model(images).last_hidden_state
+            patches, keys = heads.patches(tokens[:, 1:]).float(), heads.keys(tap.keys[:, 1:]).float()
+            loss_patches, loss_keys = presence(patches, seen, unsure), presence(keys, seen, unsure)
+            if max(height, width) >= SIDE:
+                for logits in (patches, keys):
+                    loss_tiles = loss_tiles - (target * logits.log_softmax(-1)).sum(-1).mean()
             whole = F.binary_cross_entropy_with_logits(heads.whole(tokens[:, 0]).float(), seen, weight=1 - unsure)
-            loss = loss_patches + loss_keys + len(CLASSES) * whole
+            trust = min(1.0, step / (0.3 * steps))
+            loss = loss_patches + loss_keys + len(CLASSES) * whole + 2 * trust * loss_tiles
             adam.zero_grad(set_to_none=True)
             loss.backward()
         torch.nn.utils.clip_grad_norm_(both.parameters(), 1.0)
         adam.step()
         average.update(model)
-        report(step, patches=loss_patches.item(), keys=loss_keys.item(), whole=whole.item())
+        report(step, patches=loss_patches.item(), keys=loss_keys.item(), whole=whole.item(), tiles=loss_tiles.item())
         if (step + 1) % 500 == 0 or step + 1 == steps:
             save(config, average.values, folder)

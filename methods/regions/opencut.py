@@ -150,7 +150,7 @@ def exclusive_regions(masks: Iterable[Tensor], smallest: int = 16, same: float =
 
 
 def components(mask: Tensor, smallest: int = 1) -> Tensor:
-    """[h, w] bool -> [parts, h, w] bool: the 4-connected components of at least ``smallest`` pixels, in reading order."""
+    """[h, w] bool -> [parts, h, w] bool: 4-connected components of at least ``smallest`` pixels, in reading order."""
     labels, _ = ndimage.label(mask.cpu().numpy())
     numbers = [n for n, area in enumerate(np.bincount(labels.flat)) if n > 0 and area >= smallest]
     parts = labels == np.array(numbers, dtype=labels.dtype)[:, None, None]

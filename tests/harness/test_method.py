@@ -154,7 +154,7 @@ def test_a_constant_scores_the_background_where_the_method_does_not() -> None:
 
 def test_a_background_that_nobody_scores_is_refused() -> None:
     method = Named()
-    with pytest.raises(ConfigurationError, match="set method.background_threshold"):
+    with pytest.raises(ConfigurationError, match=r"set method\.background_threshold"):
         method.bind(VOCABULARY, Protocol(name="x"))
     method.bind(Vocabulary(("a", "b")), Protocol(name="x"))
 

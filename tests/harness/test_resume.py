@@ -92,8 +92,9 @@ def test_killed_again_and_again_on_other_numbers_of_ranks(
     two = ("--trainer.devices", "2", "--trainer.strategy", "ddp")
     for start, (arguments, victim) in enumerate((((), 0), (two, 0), (two, 1))):
         before = finished(run_dir)
+        known = len(before)
         with command(run_dir, environment, *arguments) as process:
-            until(lambda known=len(before): len(finished(run_dir)) >= known + 2)
+            until(lambda: len(finished(run_dir)) >= known + 2)  # noqa: B023
             members = family(process)
             assert len(members) == (2 if arguments else 1)
             members[victim].send_signal(signal.SIGKILL)
