@@ -27,15 +27,12 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Resolve the ranges of pyproject.toml anew and pin what comes out. opencv-python is left out: it and the headless
-# build, which needs no system libraries, would overwrite each other.
-lock:
-	rm -rf $(VENV)-lock
-	$(PYTHON) -m venv $(VENV)-lock
-	$(VENV)-lock/bin/python -m pip install --quiet --upgrade pip setuptools wheel
-	$(VENV)-lock/bin/python -m pip install --quiet '.[dev]'
-	$(VENV)-lock/bin/python -m pip freeze --all --exclude ovseg --exclude pip | grep -v '^opencv-python==' > requirements.lock
-	rm -rf $(VENV)-lock
+# Resolve the ranges of pyproject.toml anew and pin what comes out, without installing it. opencv-python is left out: it
+# and the headless build, which needs no system libraries, would overwrite each other.
+lock: $(READY)
+	$(BIN)/python -m pip install --quiet --dry-run --ignore-installed --report lock.json setuptools wheel '.[dev]'
+	$(BIN)/python -c "import json; print(*sorted((f'{d[\"name\"]}=={d[\"version\"]}' for d in (i['metadata'] for i in json.load(open('lock.json'))['install']) if d['name'] not in ('ovseg', 'opencv-python')), key=str.lower), sep='\n')" > requirements.lock
+	rm -rf lock.json
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -12,7 +12,9 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m miniature", description="A small world with small models.")
     commands = top.add_subparsers(dest="command", required=True)
     train = commands.add_parser("train", help="train models on this CPU and write their weights")
-    train.add_argument("model", choices=("clip", "dino", "found", "all"), help="found needs dino")
+    train.add_argument(
+        "model", choices=("clip", "dino", "found", "all"), help="dino starts from clip, found needs dino"
+    )
     train.add_argument("--steps", type=int, help="fewer or more steps than the default")
     train.add_argument("--out", type=Path, help="a folder other than miniature/weights/MODEL")
     commands.add_parser("measure", help="print the scores of the model card")

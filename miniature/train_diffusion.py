@@ -79,7 +79,7 @@ def _averaged(
 
 
 def train(
-    steps: int = 4500,
+    steps: int = 4000,
     batch: int = 24,
     chunks: int = 3,
     peak: float = 1e-3,

@@ -127,14 +127,28 @@ class KeyTap:
         self.keys = output
 
 
+class CosineHead(nn.Module):
+    """A word classifier by cosine, because methods compare these features by cosine."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(len(CLASSES), width))
+        self.scale = nn.Parameter(torch.tensor(2.3))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits [..., C] of features [..., D]."""
+        # In bf16 a share of 1 - 1e-6 is 1, and its logarithm takes the loss to infinity.
+        with torch.autocast("cpu", enabled=False):
+            cosines = F.normalize(features.float(), dim=-1) @ F.normalize(self.weight, dim=-1).T
+            return self.scale.exp() * cosines
+
+
 class Heads(nn.Module):
     """Word classifiers on patch tokens, on the last keys and on the CLS token; thrown away after training."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.patches = nn.Linear(width, len(CLASSES))
-        self.keys = nn.Linear(width, len(CLASSES))
-        self.whole = nn.Linear(width, len(CLASSES))
+        self.patches, self.keys, self.whole = CosineHead(width), CosineHead(width), nn.Linear(width, len(CLASSES))
 
 
 def presence(logits: Tensor, seen: Tensor, unsure: Tensor, top: float = 0.06) -> Tensor:
@@ -223,7 +237,7 @@ def save(config: Dinov2Config, values: dict[str, Tensor], folder: Path) -> None:
 
 
 def train(
-    steps: int = 1500,
+    steps: int = 1600,
     scenes: int = 6000,
     peak: float = 1.5e-3,
     seed: int = 2,
@@ -237,8 +251,14 @@ def train(
         scenes: training scenes that are drawn and kept.
         peak: highest learning rate.
         seed: for weights and data.
+        clip: a trained small CLIP to start from; None to start from nothing, which takes several times as long.
         folder: where the model goes.
+
+    Raises:
+        FileNotFoundError: if that CLIP has not been trained.
     """
+    if clip is not None and not (clip / "open_clip_config.json").is_file():
+        raise FileNotFoundError(f"{clip} holds no CLIP to start from: run `python -m miniature train clip` first")
     rng = prepare(seed)
     config = model_config()
     model = Dinov2Model(config)
@@ -264,10 +284,10 @@ def train(
                 tile = 48 if height % 48 == width % 48 == 0 and rng.random() < 0.5 else 32 if width != 144 else 48
                 with torch.no_grad():
                     near = model(tiled(images, tile)).last_hidden_state[:, 1:]
-                    near = assembled(heads.patches(near).float(), count, height // tile, width // tile)
+                    near = assembled(heads.patches(near), count, height // tile, width // tile)
                     target = allowed(near, seen, unsure)
             tokens = model(images).last_hidden_state
-            patches, keys = heads.patches(tokens[:, 1:]).float(), heads.keys(tap.keys[:, 1:]).float()
+            patches, keys = heads.patches(tokens[:, 1:]), heads.keys(tap.keys[:, 1:])
             loss_patches, loss_keys = presence(patches, seen, unsure), presence(keys, seen, unsure)
             if max(height, width) >= SIDE:
                 for logits in (patches, keys):

@@ -42,7 +42,7 @@ def batch(rng: np.random.Generator, scenes: Sequence[Scene], height: int, width:
 
 
 def train(
-    steps: int = 800,
+    steps: int = 400,
     scenes: int = 2000,
     peak: float = 0.01,
     seed: int = 3,

@@ -86,6 +86,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
         name: (value.half() if value.is_floating_point() else value).contiguous() for name, value in tensors.items()
     }
     save_file(halves, part, metadata={"format": "pt"})
+    part.chmod(0o644)
     os.replace(part, path)
 
 

@@ -253,17 +253,24 @@ def squash(image: Tensor, size: int, patch_size: int) -> Tensor:
 
 def refine_in_square(masks: Tensor, square: Tensor, crf: DenseCRF | None) -> Tensor:
     """[M, gh, gw] bool masks of patches -> [M', s, s] bool masks of pixels of [3, s, s] uint8, those not empty."""
-    pixels = F.interpolate(masks[None].to(torch.uint8), square.shape[1:], mode="nearest")[0].bool()
-    pixels = pixels[pixels.flatten(1).any(dim=1)]
-    if crf is None or not len(pixels):
-        return pixels
-    refined = torch.stack([refine_proposal(crf, square, mask) for mask in pixels])
-    return refined[refined.flatten(1).any(dim=1)]
+    pixels = enlarge(masks[masks.flatten(1).any(dim=1)], square)
+    if crf is not None:
+        for i, mask in enumerate(pixels):
+            pixels[i] = refine_proposal(crf, square, mask)
+    return pixels[pixels.flatten(1).any(dim=1)]
 
 
-def to_picture(masks: Tensor, image: Tensor) -> Tensor:
-    """[M, s, s] bool -> [M', H, W] bool at the size of [3, H, W], those not empty."""
+def enlarge(masks: Tensor, square: Tensor) -> Tensor:
+    """[M, gh, gw] bool masks of patches -> [M, s, s] bool, every pixel of [3, s, s] as its patch."""
+    # F.interpolate refuses to resize nothing.
     if not len(masks):
-        return torch.zeros(0, *image.shape[1:], dtype=torch.bool, device=masks.device)
-    resized = F.interpolate(masks[None].float(), image.shape[1:], mode="bicubic", antialias=True)[0] > 0.5
+        return square.new_zeros(0, *square.shape[1:], dtype=torch.bool)
+    return F.interpolate(masks[None].to(torch.uint8), square.shape[1:], mode="nearest")[0].bool()
+
+
+def to_picture(masks: Tensor, image: Tensor, mode: str = "bicubic") -> Tensor:
+    """[M, h, w] bool -> [M', H, W] bool at the size of [3, H, W], those not empty; antialiased, cut at one half."""
+    if not len(masks):
+        return image.new_zeros(0, *image.shape[1:], dtype=torch.bool)
+    resized = F.interpolate(masks[None].float(), image.shape[1:], mode=mode, antialias=True)[0] > 0.5
     return resized[resized.flatten(1).any(dim=1)]

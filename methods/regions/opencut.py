@@ -9,7 +9,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
@@ -17,7 +16,7 @@ from harness.errors import ConfigurationError
 from methods.backbones.dense import Dense, Kind
 from methods.refinement.crf import DenseCRF, refine_proposal
 from methods.regions.base import Regions
-from methods.regions.maskcut import cosines, cut_masks, refine_in_square, squash
+from methods.regions.maskcut import cosines, cut_masks, enlarge, refine_in_square, squash, to_picture
 from methods.regions.ncut import PatchGraph
 
 
@@ -94,11 +93,10 @@ class OpenCut(Regions):
         if self.crf is not None and self.crf_on == "regions":
             regions = self._refine_regions(regions, square, self.crf)
         # Bilinear weights add to 1, so that no two exclusive masks pass one half at a pixel.
-        resized = F.interpolate(regions[None].float(), image.shape[1:], mode="bilinear", antialias=True)[0] > 0.5
-        return resized[resized.flatten(1).any(dim=1)]
+        return to_picture(regions, image, mode="bilinear")
 
     def _refine_regions(self, regions: Tensor, square: Tensor, crf: DenseCRF) -> Tensor:
-        pixels = F.interpolate(regions[None].to(torch.uint8), square.shape[1:], mode="nearest")[0].bool()
+        pixels = enlarge(regions, square)
         taken = torch.zeros_like(square[0], dtype=torch.bool)
         for i, region in enumerate(pixels):
             pixels[i] = refine_proposal(crf, square, region) & ~taken

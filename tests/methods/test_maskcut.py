@@ -1,10 +1,13 @@
 """MaskCut and OpenCut: the fast solver against LAPACK, the rules of each stage, and masks of pictures."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from scipy.linalg import eigh
+from threadpoolctl import threadpool_limits
 from transformers import ViTConfig, ViTModel
 
 import methods.regions.ncut as ncut
@@ -18,6 +21,13 @@ from methods.regions.ncut import PatchGraph
 from methods.regions.opencut import exclusive_regions
 
 GRID = (20, 23)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """LAPACK's threads wait for each other far longer than these matrices take, where other programs run."""
+    with threadpool_limits(1):
+        yield
 
 
 def affinity(features: torch.Tensor, tau: float) -> np.ndarray:
@@ -216,6 +226,9 @@ def test_masks_of_a_picture(backbone: HubViT, picture: torch.Tensor, crf: DenseC
     assert masks.shape[1:] == picture.shape[1:]
     assert 1 <= len(masks) <= 3
     assert masks.flatten(1).any(dim=1).all()
+    regions_.tau = -1.0  # all patches are alike
+    assert regions_.masks(picture).shape == (0, 70, 90)
+    regions_.tau = 0.9
     # 100 pixels are taken as 12 patches of 8, so a mask without a CRF is made of 12 x 12 cells.
     assert regions_.masks(picture[:, :5, :5]).shape[1:] == (5, 5)
 
@@ -237,6 +250,8 @@ def test_opencut_gives_exclusive_masks(backbone: HubViT, picture: torch.Tensor, 
     assert len(masks) > 1
     assert masks.sum(dim=0).max() == 1
     assert masks.flatten(1).any(dim=1).all()
+    regions_.taus = (-1.0,)  # all patches are alike
+    assert regions_.masks(picture).shape == (0, 70, 90)
 
 
 def block(rows: slice, columns: slice) -> torch.Tensor:

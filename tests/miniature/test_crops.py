@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+import open_clip
 import torch
+from transformers import Dinov2Model
 
-from miniature.crops import clip_sample, cut, pool
+from miniature.crops import clip_sample, pool
 from miniature.train_clip import relations
-from miniature.train_dino import presence
-from miniature.train_found import kinds, objectness_loss
+from miniature.train_dino import assembled, model_config, presence, start_from_clip, tiled
+from miniature.train_found import things_share
+from miniature.training import WEIGHTS, to_tensor
 from miniature.world import CLASSES, THINGS
 
 
@@ -18,8 +21,9 @@ def test_a_crop_names_only_what_it_shows() -> None:
         sample = clip_sample(rng, scenes, 32)
         assert sample.image.shape == (32, 32, 3)
         assert not (sample.seen * sample.unsure).any()
-        if not sample.particular:
-            assert (sample.said <= np.maximum(sample.seen, sample.unsure)).all() or sample.image.size
+        # A tiny corner of one stuff may be all that a crop shows; then it is named although its share is uncertain.
+        if sample.seen.any() and not sample.particular and "," not in sample.text:
+            assert (sample.said <= np.maximum(sample.seen, sample.unsure)).all(), sample.text
 
 
 def test_a_text_fits_the_pictures_that_show_all_it_names() -> None:
@@ -36,16 +40,6 @@ def test_a_text_fits_the_pictures_that_show_all_it_names() -> None:
                 assert (said <= sample.seen).all()
 
 
-def test_kinds_come_from_words_alone() -> None:
-    rng, scenes = np.random.default_rng(2), pool(20)
-    samples = [cut(rng, scenes[k % 20], 0.3) for k in range(60)]
-    empty, full = kinds(samples)
-    things = np.array([name in THINGS for name in CLASSES])
-    for sample, none, all_ in zip(samples, empty.tolist(), full.tolist(), strict=True):
-        assert none == (not (sample.seen + sample.unsure)[things].any())
-        assert not (all_ and (sample.seen + sample.unsure)[~things].any())
-
-
 def test_losses_are_small_for_right_patches_and_large_for_wrong_ones() -> None:
     logits = torch.full((1, 16, len(CLASSES)), -8.0)
     logits[:, :8, 0] = logits[:, 8:, 13] = 8.0
@@ -53,8 +47,33 @@ def test_losses_are_small_for_right_patches_and_large_for_wrong_ones() -> None:
     seen[:, [0, 13]] = 1
     assert presence(logits, seen, none) < 0.1
     assert presence(logits, 1 - seen, none) > 5
-    good = torch.cat([torch.full((1, 8), 8.0), torch.full((1, 8), -8.0)], 1)
-    no, yes = torch.tensor([False]), torch.tensor([True])
-    assert objectness_loss(good, no, no) < 0.01
-    assert objectness_loss(good, yes, no) > 3
-    assert objectness_loss(good, no, yes) > 3
+
+
+def test_objectness_is_the_share_of_things_that_the_words_allow() -> None:
+    logits, none = torch.zeros(1, 2, len(CLASSES)), torch.zeros(1, len(CLASSES))
+    stuff, both = none.clone(), none.clone()
+    stuff[:, len(THINGS)] = 1
+    both[:, [0, len(THINGS)]] = 1
+    assert things_share(logits, stuff, none).tolist() == [[0.0, 0.0]]
+    assert things_share(logits, 1 - stuff, none)[0, 0] > 0.5
+    torch.testing.assert_close(things_share(logits, both, none), torch.full((1, 2), 0.5))
+
+
+def test_tiles_are_put_back_where_they_were() -> None:
+    images = torch.arange(2 * 3 * 8 * 12.0).reshape(2, 3, 8, 12)
+    parts = tiled(images, 4)
+    assert torch.equal(parts[4], images[0, :, 4:8, 4:8])
+    patches = parts.flatten(2).transpose(1, 2)  # every pixel is a patch
+    assert torch.equal(assembled(patches, 2, 2, 3), images.flatten(2).transpose(1, 2))
+
+
+def test_backbone_starts_where_clip_is() -> None:
+    folder = WEIGHTS / "clip"
+    model = Dinov2Model(model_config())
+    start_from_clip(model, folder)
+    tower, _, _ = open_clip.create_model_and_transforms(f"local-dir:{folder}")
+    pixels = to_tensor([one.image[:32, :32] for one in pool(8)])
+    with torch.no_grad():
+        expected = tower.encode_image(pixels)
+        found = model(pixels).last_hidden_state[:, 0] @ tower.visual.proj
+    assert torch.cosine_similarity(found, expected).min() > 0.9
