@@ -11,6 +11,8 @@ $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --no-deps -r requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	# The dense CRF is compiled on the spot: without a C++ compiler all else still works.
+	-$(BIN)/python -m pip install --quiet --no-deps pydensecrf2==1.1 || echo 'no dense CRF: it needs a C++ compiler'
 	touch $@
 
 demo: $(READY)

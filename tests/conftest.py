@@ -1,5 +1,6 @@
 """What all tests share: the external package ``tinyseg``, the command line in this process, and real ranks."""
 
+import importlib.util
 import shutil
 import subprocess
 import sys
@@ -61,3 +62,25 @@ def evaluate(ovseg: Callable[..., Outcome], tmp_path: Path) -> Callable[..., Out
 def ranks(external: Path, tmp_path_factory: pytest.TempPathFactory) -> Ranks:
     """A starter of real ranks."""
     return Ranks(tmp_path_factory.mktemp("ranks"), [str(external)])
+
+
+def _dense_crf() -> bool:
+    return importlib.util.find_spec("pydensecrf") is not None
+
+
+# This file compares with pydensecrf itself; others mark single tests ``crf``.
+collect_ignore = [] if _dense_crf() else ["methods/test_crf.py"]
+
+
+def pytest_report_header() -> str:
+    """Say what is not tested here."""
+    return "dense CRF: " + ("installed" if _dense_crf() else "not installed (no C++ compiler?): its tests are left out")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out, and count as such, what needs the compiled CRF where it could not be compiled."""
+    if _dense_crf():
+        return
+    without = [item for item in items if item.get_closest_marker("crf") is not None]
+    config.hook.pytest_deselected(items=without)
+    items[:] = [item for item in items if item not in without]

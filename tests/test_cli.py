@@ -245,7 +245,7 @@ def test_what_is_wrong_in_a_file_is_said_in_one_sentence(
         (["segment", "a.png", "--config", str(SQUARES), "--classes", "a, b"], ["a.png"]),
         (["segment", str(SQUARES), "--config", str(SQUARES), "--classes", " , "], ["--classes"]),
         (["segment", str(SQUARES), "--config", str(SQUARES), "--classes", "a, a"], ["'a'", "more than once"]),
-        (["segment", str(SQUARES), "--config", str(SQUARES), "--classes", "a"], ["squares.yaml", "damaged or no picture"]),
+        (["segment", str(SQUARES), "--config", str(SQUARES), "--classes", "a"], ["squares.yaml", "damaged or no"]),
         (["info", "--verbose"], ["--verbose"]),
     ],
 )  # fmt: skip

@@ -5,7 +5,7 @@ Parameters and unary terms of CutLER (facebookresearch/CutLER, ``maskcut/crf.py`
 """
 
 from types import ModuleType
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -66,6 +66,12 @@ class DenseCRF(Refiner):
         self.gaussian_xy, self.gaussian_weight = gaussian_xy, gaussian_weight
         self.bilateral_xy, self.bilateral_rgb, self.bilateral_weight = bilateral_xy, bilateral_rgb, bilateral_weight
         self.iterations = iterations
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that determines what is refined to what, as JSON."""
+        return {
+            key: value for key, value in vars(self).items() if isinstance(value, (str, int, float)) and key[0] != "_"
+        }
 
     @classmethod
     def cutler(cls) -> "DenseCRF":

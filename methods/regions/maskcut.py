@@ -3,7 +3,7 @@
 Reference implementation: facebookresearch/CutLER, ``maskcut/maskcut.py``.
 """
 
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -229,6 +229,19 @@ class MaskCut(Regions):
         self.kind = kind
         self.mode: Mode = mode
         self.crf = crf
+
+    def settings(self) -> dict[str, Any]:
+        """See ``Regions.settings``."""
+        own = {
+            "class": type(self).__name__,
+            "stages": self.stages,
+            "tau": self.tau,
+            "size": self.size,
+            "kind": self.kind,
+            "mode": self.mode,
+        }
+        crf = None if self.crf is None else self.crf.settings()
+        return {**own, "backbone": self.backbone.settings(), "crf": crf}
 
     def load(self) -> None:
         """Load the backbone."""

@@ -5,7 +5,7 @@ No code was released. What the paper leaves open is a parameter here: the thresh
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -76,6 +76,23 @@ class OpenCut(Regions):
         self.kind = kind
         self.crf = crf
         self.crf_on = crf_on
+
+    def settings(self) -> dict[str, Any]:
+        """See ``Regions.settings``."""
+        own = {
+            "class": type(self).__name__,
+            "stages": self.stages,
+            "smallest": self.smallest,
+            "same": self.same,
+            "covered": self.covered,
+            "grid": self.grid,
+            "size": self.size,
+            "kind": self.kind,
+            "crf_on": self.crf_on,
+            "taus": list(self.taus),
+        }
+        crf = None if self.crf is None else self.crf.settings()
+        return {**own, "backbone": self.backbone.settings(), "crf": crf}
 
     def load(self) -> None:
         """Load the backbone."""

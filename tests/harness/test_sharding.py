@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.records import read_lines
 from tests.running import SQUARES, Outcome, Ranks, images, integers
 
 
@@ -42,3 +43,30 @@ def test_integers_do_not_depend_on_batches_and_workers(
     outcomes = ranks.ovseg(processes, *common)
     assert [outcome.code for outcome in outcomes] == [0] * processes, outcomes
     assert integers(tmp_path / "other") == integers(alone)
+
+
+def test_the_confusion_matrix_is_the_same_count_for_count(ranks: Ranks, tmp_path: Path) -> None:
+    script = Path(__file__).parent / "ranks" / "confusion.py"
+    found = []
+    for processes in (1, 3):
+        outcomes = ranks.run(script, processes, str(tmp_path / str(processes)), str(processes))
+        assert [outcome.code for outcome in outcomes] == [0] * processes, outcomes
+        found += [json.loads(outcome.out.splitlines()[-1]) for outcome in outcomes]
+    assert len(found) == 4
+    assert all(matrix == found[0] for matrix in found)
+    labelled = [sum(row) for row in found[0]]
+    assert labelled == [area[3] for area in integers(tmp_path / "1")[1]]
+
+
+def test_a_damaged_picture_on_one_rank_stops_all_in_one_sentence(ranks: Ranks, tmp_path: Path) -> None:
+    given = ["evaluate", "--config", str(SQUARES), "--data.count", "6", "--run_dir", str(tmp_path / "run")]
+    outcomes = ranks.ovseg(2, *given, "--data.damaged", "[3]")
+    assert [outcome.code for outcome in outcomes] == [2, 2], outcomes
+    assert outcomes[0].err.startswith("ovseg evaluate: squares/3.png is damaged")
+    assert [len(outcome.err.splitlines()) for outcome in outcomes] == [1, 0]
+    # What was done is kept: the images of the other rank, and those before the damaged one.
+    done = {record.index for file in (tmp_path / "run" / "records").iterdir() for record in read_lines(file)}
+    assert done == {0, 1, 2, 4}
+    outcomes = ranks.ovseg(2, *given, "--data.damaged", "[3]", "--data.on_error", "skip")
+    assert [outcome.code for outcome in outcomes] == [0, 0], outcomes
+    assert [record.index for record in images(tmp_path / "run") if record.skipped] == [3]

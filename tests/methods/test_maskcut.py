@@ -217,9 +217,9 @@ def picture() -> torch.Tensor:
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("crf", [None, DenseCRF.cutler()])
-def test_masks_of_a_picture(backbone: HubViT, picture: torch.Tensor, crf: DenseCRF | None) -> None:
-    regions_ = MaskCut(backbone, size=100, tau=0.9, crf=crf)
+@pytest.mark.parametrize("refined", [False, pytest.param(True, marks=pytest.mark.crf)])
+def test_masks_of_a_picture(backbone: HubViT, picture: torch.Tensor, refined: bool) -> None:
+    regions_ = MaskCut(backbone, size=100, tau=0.9, crf=DenseCRF.cutler() if refined else None)
     regions_.load()
     masks = regions_.masks(picture)
     assert masks.dtype == torch.bool
@@ -238,11 +238,13 @@ def test_masks_of_a_picture(backbone: HubViT, picture: torch.Tensor, crf: DenseC
     "settings",
     [
         {},
-        {"grid": "pixel", "crf": DenseCRF.cutler()},
-        {"crf": DenseCRF.cutler(), "crf_on": "regions"},
+        pytest.param({"grid": "pixel", "crf_on": "masks"}, marks=pytest.mark.crf),
+        pytest.param({"crf_on": "regions"}, marks=pytest.mark.crf),
     ],
 )
 def test_opencut_gives_exclusive_masks(backbone: HubViT, picture: torch.Tensor, settings: dict[str, object]) -> None:
+    if settings:
+        settings = {**settings, "crf": DenseCRF.cutler()}
     regions_ = OpenCut(backbone, taus=(0.9, 0.7, 0.98), size=96, smallest=4, **settings)
     regions_.load()
     masks = regions_.masks(picture)
@@ -282,9 +284,15 @@ def test_impossible_settings_are_named(backbone: HubViT) -> None:
     for settings in ({"stages": 0}, {"mode": "slow"}):
         with pytest.raises(ConfigurationError, match="MaskCut"):
             MaskCut(backbone, **settings)
-    for settings in ({"taus": ()}, {"grid": "cell"}, {"crf": DenseCRF()}):
+    for settings in ({"taus": ()}, {"grid": "cell"}):
         with pytest.raises(ConfigurationError, match="OpenCut"):
             OpenCut(backbone, **settings)
+
+
+@pytest.mark.crf
+def test_opencut_refines_only_pixels_by_a_crf(backbone: HubViT) -> None:
+    with pytest.raises(ConfigurationError, match="OpenCut"):
+        OpenCut(backbone, crf=DenseCRF())
 
 
 def test_a_small_picture_of_few_patches_is_solved_densely(monkeypatch: pytest.MonkeyPatch) -> None:
