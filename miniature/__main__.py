@@ -42,10 +42,13 @@ def main(arguments: list[str] | None = None) -> None:
         for name, value in report():
             print(f"{name:64s} {value:6.1f}")
     else:
+        from transformers.utils import logging
+
         from miniature import train_clip, train_dino, train_found
 
         if options.model == "all" and options.out is not None:
             top.error("--out goes with one model")
+        logging.disable_progress_bar()
         chosen = {"steps": options.steps, "folder": options.out}
         given = {name: value for name, value in chosen.items() if value is not None}
         for name, run in (("clip", train_clip.train), ("dino", train_dino.train), ("found", train_found.train)):

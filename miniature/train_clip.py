@@ -32,8 +32,8 @@ from miniature.world import THINGS
 
 SIDE = 32
 FOLDER = WEIGHTS / "clip"
-# Cosines of pairs that do not belong together are kept above this, as they are in CLIPs trained on the web, where all
-# text-image cosines are positive: CLIP-DIY multiplies a cosine by an objectness.
+# Cosines of pairs that do not belong together must stay above this, as they do in CLIPs trained on the web: CLIP-DIY
+# multiplies a cosine by an objectness. Training ends with them at 0.3 and more, so the floor matters only early on.
 FLOOR = 0.1
 
 

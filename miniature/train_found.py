@@ -85,7 +85,9 @@ def train(
         objects = decoder(keys.transpose(1, 2).unsqueeze(-1)).flatten(1)
         target = things_share(classes.detach(), seen, unsure)
         loss_probe = presence(classes, seen, unsure)
-        loss_head = F.binary_cross_entropy_with_logits(objects, target)
+        # Objects are the smaller part of most pictures; they count as much as the background, within reason.
+        balance = ((1 - target).sum() / target.sum().clamp(min=1)).clamp(1, 4)
+        loss_head = F.binary_cross_entropy_with_logits(objects, target, pos_weight=balance)
         adam.zero_grad(set_to_none=True)
         (loss_probe + loss_head).backward()
         adam.step()

@@ -1,13 +1,13 @@
 """Dense features: a vector for every patch of a picture, from a frozen vision transformer."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import AutoConfig, AutoModel, BaseImageProcessor, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from harness.errors import ModelError
@@ -68,7 +68,8 @@ class HubViT(Dense):
     Args:
         name: Hub id or folder; ``facebook/dino-vits8`` is the backbone of FOUND.
         revision: Commit or branch on the Hub.
-        mean: Normalisation per channel, for values in [0, 1]; ImageNet's by default.
+        mean: Normalisation per channel, for values in [0, 1]; null takes what the model's own preprocessing says, or
+            ImageNet's where it says nothing.
         std: Likewise.
         random_weights: Build from the configuration alone, for tests and timing without the weights.
     """
@@ -77,14 +78,15 @@ class HubViT(Dense):
         self,
         name: str,
         revision: str | None = None,
-        mean: Sequence[float] = IMAGENET_MEAN,
-        std: Sequence[float] = IMAGENET_STD,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
         random_weights: bool = False,
     ) -> None:
         super().__init__()
         self.name = name
         self.revision = revision
-        self._mean, self._std = tuple(mean), tuple(std)
+        self.mean = mean
+        self.std = std
         self.random_weights = random_weights
 
     def load(self) -> None:
@@ -102,14 +104,29 @@ class HubViT(Dense):
                 f"the model '{self.name}' is neither a folder here nor in the Hub's cache; where there is a network, "
                 f"`hf download {self.name}` (or the same command with HF_HUB_OFFLINE=0 in front) fetches it once"
             ) from error
-        self.adopt(model)
+        self.adopt(model, self._preprocessing())
+
+    def _preprocessing(self) -> Mapping[str, Any]:
+        """The model's own preprocessing; empty if it has none."""
+        try:
+            return dict(BaseImageProcessor.get_image_processor_dict(self.name, revision=self.revision)[0])
+        except OSError:
+            return {}
 
     def settings(self) -> dict[str, object]:
         """See ``Dense.settings``."""
         return {"class": type(self).__name__, "mean": list(self._mean), "std": list(self._std)}
 
-    def adopt(self, model: PreTrainedModel) -> None:
-        """Use a model that was built elsewhere, such as one with random weights."""
+    def adopt(self, model: PreTrainedModel, preprocessing: Mapping[str, Any] | None = None) -> None:
+        """Use a model that was built elsewhere, such as one with random weights.
+
+        Args:
+            model: A vision transformer of transformers.
+            preprocessing: Its ``image_mean`` and ``image_std``, if it has some.
+        """
+        told = preprocessing or {}
+        self._mean = tuple(self.mean or told.get("image_mean") or IMAGENET_MEAN)
+        self._std = tuple(self.std or told.get("image_std") or IMAGENET_STD)
         config = model.config
         self.patch_size = int(config.patch_size)
         self.dim = int(config.hidden_size)

@@ -84,11 +84,15 @@ def _part(rng: np.random.Generator, scene: Scene, label: int | None) -> tuple[ND
     return _shrink(scene.image[window], scene.labels[window])
 
 
+def named(caption: str) -> set[str]:
+    """The classes that a caption names."""
+    words = caption.replace(",", " ").replace(".", " ").split()
+    return {name for name in CLASSES if any(word in (name, f"{name}s") for word in words)}
+
+
 def _holds(labels: NDArray[np.uint8], caption: str) -> bool:
     """Whether every class that the caption names is still to be seen."""
-    words = caption.replace(",", " ").split()
-    named = [name for name in CLASSES if any(word in (name, f"{name}s") for word in words)]
-    return set(named) <= set(tags_of(labels, NAMED_COVER))
+    return named(caption) <= set(tags_of(labels, NAMED_COVER))
 
 
 def picture(index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8], str]:

@@ -69,6 +69,18 @@ def test_keys_queries_values_differ_and_have_the_heads_concatenated(folder: Path
     assert not any(module._forward_hooks for module in backbone.model.modules())
 
 
+def test_normalisation_is_given_or_the_models_own_or_imagenets(folder: Path) -> None:
+    def normalised(**settings: object) -> object:
+        backbone = HubViT(str(folder), **settings)
+        backbone.load()
+        return backbone.settings()["mean"], backbone.settings()["std"]
+
+    assert normalised() == (list(IMAGENET_MEAN), list(IMAGENET_STD))
+    (folder / "preprocessor_config.json").write_text('{"image_mean": [0.5, 0.5, 0.5], "image_std": [0.25, 0.25, 0.25]}')
+    assert normalised() == ([0.5] * 3, [0.25] * 3)
+    assert normalised(mean=[0.1, 0.2, 0.3]) == ([0.1, 0.2, 0.3], [0.25] * 3)
+
+
 def test_missing_models_are_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"no model folder '\./no/such'"):
         HubViT("./no/such").load()

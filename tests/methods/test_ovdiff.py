@@ -1,6 +1,7 @@
 """OVDiff's equations on hand-made prototypes, and the whole method on Miniature with a small support set."""
 
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -40,7 +41,11 @@ class Colours(FeatureExtractor):
 class Painter(TextToImage):
     """Paints the class's colour on the left of its background's, and says so; counts what it is asked for."""
 
-    COLOURS = {"cat": ((255, 0, 0), (0, 0, 255)), "sky": ((0, 0, 255), (0, 255, 0)), "sun": ((255, 255, 0), (0, 0, 0))}
+    COLOURS: ClassVar = {
+        "cat": ((255, 0, 0), (0, 0, 255)),
+        "sky": ((0, 0, 255), (0, 255, 0)),
+        "sun": ((255, 255, 0), (0, 0, 0)),
+    }
 
     def __init__(self) -> None:
         super().__init__()

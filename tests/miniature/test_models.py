@@ -5,8 +5,6 @@ Floors are well below the card's numbers, which are over the whole split: they c
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import open_clip
 import pytest
@@ -73,7 +71,7 @@ def test_dino_folder_loads_as_users_load_it() -> None:
 
 def test_found_head_finds_things(val: list[Scene]) -> None:
     overlap, error = found_scores(Objectness(), val[:21])
-    assert overlap > 60
+    assert overlap > 65
     assert error < 15
 
 
@@ -97,10 +95,3 @@ def test_mean_iou_counts_classes_that_occur() -> None:
     matrix = confusion(np.array([[0, 0, 1, 1]]), np.array([[0, 1, 1, 1]]), 3)
     assert matrix.tolist() == [[1, 1, 0], [0, 2, 0], [0, 0, 0]]
     assert mean_iou(matrix) == pytest.approx(100 * (1 / 2 + 2 / 3) / 2)
-
-
-def test_found_needs_a_backbone(tmp_path: Path) -> None:
-    from miniature.train_found import train
-
-    with pytest.raises(FileNotFoundError, match="train dino"):
-        train(dino=tmp_path, folder=tmp_path)
