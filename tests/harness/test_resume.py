@@ -20,12 +20,19 @@ from harness.records import Record, read_lines
 from tests.running import SQUARES, Outcome, Ranks, images, integers, until
 
 COUNT = 12
-SLOW = ["--data.count", str(COUNT), "--method.delay", "0.15", "--method.window_batch", "64"]
+TWELVE = ["--data.count", str(COUNT)]
+# Half a second an image: time enough to be killed in the middle.
+SLOW = [*TWELVE, "--method.delay", "0.5", "--method.window_batch", "64"]
 
 
 def finished(run_dir: Path) -> list[Record]:
     """What all starts of a run have recorded so far."""
     return [record for file in (run_dir / "records").glob("*.jsonl") for record in read_lines(file)]
+
+
+def unreadable(done: list[Record]) -> list[str]:
+    """Arguments under which a picture that is done would stop the run if it were read again."""
+    return ["--data.damaged", str([record.index for record in done])]
 
 
 def check_each_once(run_dir: Path, before: list[Record]) -> None:
@@ -40,7 +47,7 @@ def uninterrupted(external: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     from harness.cli import main
 
     run_dir = tmp_path_factory.mktemp("uninterrupted")
-    assert main(["evaluate", "--config", str(SQUARES), *SLOW, "--run_dir", str(run_dir)]) == 0
+    assert main(["evaluate", "--config", str(SQUARES), *TWELVE, "--run_dir", str(run_dir)]) == 0
     return run_dir
 
 
@@ -105,7 +112,8 @@ def test_killed_again_and_again_on_other_numbers_of_ranks(
         assert json.loads((run_dir / "results.json").read_text())["status"] in ("running", "failed")
         assert not (run_dir / "images.jsonl").exists()
     before = finished(run_dir)
-    outcomes = ranks.ovseg(3, "evaluate", "--config", str(SQUARES), *SLOW, "--run_dir", str(run_dir))
+    given = ["evaluate", "--config", str(SQUARES), *SLOW, *unreadable(before), "--run_dir", str(run_dir)]
+    outcomes = ranks.ovseg(3, *given)
     assert [outcome.code for outcome in outcomes] == [0, 0, 0], outcomes
     assert integers(run_dir) == integers(uninterrupted)
     assert set(before) <= set(images(run_dir))
@@ -118,7 +126,8 @@ def test_a_half_written_record_is_made_again_and_the_others_are_kept(
 ) -> None:
     before = finished(begun)
     assert len(before) == 6
-    outcomes = ranks.ovseg(processes, "evaluate", "--config", str(SQUARES), *SLOW, "--run_dir", str(begun))
+    given = ["evaluate", "--config", str(SQUARES), *TWELVE, *unreadable(before), "--run_dir", str(begun)]
+    outcomes = ranks.ovseg(processes, *given)
     assert [outcome.code for outcome in outcomes] == [0] * processes, outcomes
     assert integers(begun) == integers(uninterrupted)
     assert set(before) <= set(images(begun))
@@ -128,11 +137,10 @@ def test_a_finished_run_started_again_computes_nothing(
     uninterrupted: Path, evaluate: Callable[..., Outcome], ranks: Ranks
 ) -> None:
     records, results = (uninterrupted / "images.jsonl").read_bytes(), integers(uninterrupted)
-    assert evaluate(*SLOW, run_dir=uninterrupted).run_dir == uninterrupted
-    assert (uninterrupted / "images.jsonl").read_bytes() == records
-    outcomes = ranks.ovseg(2, "evaluate", "--config", str(SQUARES), *SLOW, "--run_dir", str(uninterrupted))
+    again = [*TWELVE, *unreadable(images(uninterrupted))]
+    assert evaluate(*again, run_dir=uninterrupted).run_dir == uninterrupted
+    outcomes = ranks.ovseg(2, "evaluate", "--config", str(SQUARES), *again, "--run_dir", str(uninterrupted))
     assert [outcome.code for outcome in outcomes] == [0, 0], outcomes
-    # The seconds of every image are in the file: equal bytes were not computed again.
     assert (uninterrupted / "images.jsonl").read_bytes() == records
     assert integers(uninterrupted) == results
 
@@ -143,7 +151,7 @@ def test_a_damaged_line_of_a_finished_run_is_made_again(
     lines = (uninterrupted / "images.jsonl").read_text().splitlines()
     lines[5] = lines[5].replace('"id":"squares/5"', '"id":"squares/6"')
     (begun / "images.jsonl").write_text("\n".join(lines) + "\n")
-    evaluate(*SLOW, run_dir=begun)
+    evaluate(*TWELVE, run_dir=begun)
     assert integers(begun) == integers(uninterrupted)
 
 
@@ -161,7 +169,7 @@ def test_another_evaluation_is_refused_by_what_differs(
     arguments: list[str], named: str, begun: Path, evaluate: Callable[..., Outcome]
 ) -> None:
     before = {file: file.read_bytes() for file in begun.rglob("*") if file.is_file()}
-    outcome = evaluate(*SLOW, *arguments, run_dir=begun)
+    outcome = evaluate(*TWELVE, *arguments, run_dir=begun)
     assert outcome.code == 2
     assert named in outcome.err
     assert len(outcome.err.splitlines()) == 1
@@ -173,7 +181,7 @@ def test_another_evaluation_is_refused_by_what_differs(
 def test_what_cannot_change_the_integers_may_differ(
     arguments: list[str], begun: Path, uninterrupted: Path, evaluate: Callable[..., Outcome]
 ) -> None:
-    evaluate(*SLOW, *arguments, run_dir=begun)
+    evaluate(*TWELVE, *arguments, run_dir=begun)
     assert integers(begun) == integers(uninterrupted)
 
 
@@ -191,7 +199,7 @@ def test_other_weights_under_the_same_name_are_refused(evaluate: Callable[..., O
 
 
 def test_a_refusal_reaches_all_ranks(begun: Path, ranks: Ranks) -> None:
-    given = ["evaluate", "--config", str(SQUARES), *SLOW, "--method.patch", "3", "--run_dir", str(begun)]
+    given = ["evaluate", "--config", str(SQUARES), *TWELVE, "--method.patch", "3", "--run_dir", str(begun)]
     outcomes = ranks.ovseg(2, *given)
     assert [outcome.code for outcome in outcomes] == [2, 2], outcomes
     assert "method.settings.init_args.patch: 4 -> 3" in outcomes[0].err
