@@ -27,7 +27,7 @@ class Folder(SegmentationData):
 
     Args:
         root: The directory.
-        classes: The list of names, relative to ``root``.
+        class_list: The list of names, relative to ``root``.
         batch_size: As in ``SegmentationData``.
         num_workers: Likewise.
         limit: Likewise.
@@ -42,7 +42,7 @@ class Folder(SegmentationData):
     def __init__(
         self,
         root: str,
-        classes: str = "classes.txt",
+        class_list: str = "classes.txt",
         batch_size: int = 1,
         num_workers: int = 0,
         limit: int | None = None,
@@ -52,7 +52,7 @@ class Folder(SegmentationData):
         self.root = Path(root)
         if not self.root.is_dir():
             raise DataError(f"the folder {self.root} is missing (--data.root)")
-        self._vocabulary = read_classes(self.root / classes)
+        self._vocabulary = read_classes(self.root / class_list)
         images, masks = self.root / "images", self.root / "masks"
         self._images = images if images.is_dir() else self.root
         self._masks = masks if masks.is_dir() else self.root

@@ -68,7 +68,7 @@ def test_masks_beside_photographs(tmp_path: Path) -> None:
     Image.fromarray(LABELS).save(tmp_path / "a.png")
     (tmp_path / "notes.md").write_text("not a picture")
     (tmp_path / "names.txt").write_text("corgi\nbench\nsky")
-    data = Folder(str(tmp_path), classes="names.txt")
+    data = Folder(str(tmp_path), class_list="names.txt")
     assert data.ids == ["a.jpg", "alone.png", "b.webp"]
     assert np.array_equal(data.read(0).labels, LABELS)
     assert data.read(1).labels is None
