@@ -64,6 +64,11 @@ class SegmentationData(LightningDataModule):
 
     name: str = ""
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # Results and run directories need a name, also of a benchmark whose author gave none.
+        cls.name = cls.name or cls.__name__
+
     def __init__(
         self,
         batch_size: int = 1,

@@ -103,6 +103,8 @@ class SegmentationMethod(LightningModule):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        # Results and run directories need a name, also of a method whose author gave none.
+        cls.name = cls.name or cls.__name__
         for name in SEALED:
             if name in cls.__dict__:
                 raise TypeError(f"{cls.__name__} overrides {name}, which is the same for all methods: fill in a hook")

@@ -8,7 +8,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness import ConfigurationError, Protocol, Refiner, Sample, ScoreMap, SegmentationMethod, Vocabulary, windows
+from harness import (
+    ConfigurationError,
+    Protocol,
+    Refiner,
+    Sample,
+    ScoreMap,
+    SegmentationData,
+    SegmentationMethod,
+    Vocabulary,
+    windows,
+)
 from harness.windows import Box
 
 
@@ -218,3 +228,14 @@ def test_weights_are_hashed_by_model() -> None:
     assert list(first.weights()) == ["projection"]
     assert first.weights() == again.weights()
     assert first.weights() != other.weights()
+
+
+def test_a_method_or_benchmark_without_a_name_has_its_class_name() -> None:
+    class Unnamed(SegmentationMethod):
+        pass
+
+    class Nameless(SegmentationData):
+        pass
+
+    assert Unnamed.name == "Unnamed"
+    assert Nameless.name == "Nameless"
