@@ -28,6 +28,7 @@ from miniature.training import WEIGHTS
 from miniature.world import CLASSES, STUFF, THINGS, Scene, draw_scene
 
 PROMPT = "A good picture of a {}"
+GUIDANCE = 8.0  # that of OVDiff's release
 NAMING = ("a photo of a {}.", "a picture of a {}.", "a drawing of a {}.", "a photo of the {}.")
 SHEET = Path(__file__).parent / "pictures" / "diffusion_sheet.png"
 _SEED = 1 << 42  # scenes that no training has seen
@@ -38,7 +39,7 @@ def painted(
     name: str,
     seeds: Sequence[int],
     steps: int = 25,
-    guidance: float = 3.0,
+    guidance: float = GUIDANCE,
     prompt: str = PROMPT,
 ) -> tuple[np.ndarray, Tensor]:
     """Pictures of a class and the attention of its name.
@@ -140,11 +141,13 @@ def naming_shares(
     return shares
 
 
-def sheet(pipeline: StableDiffusionPipeline, file: Path = SHEET, each: int = 8, guidance: float = 3.0) -> None:
+def sheet(
+    pipeline: StableDiffusionPipeline, file: Path = SHEET, each: int = 6, steps: int = 25, guidance: float = GUIDANCE
+) -> None:
     """Write a contact sheet: per class a row of pictures, below each where its name's attention fell."""
     blocks = []
     for name in CLASSES:
-        images, maps = painted(pipeline, name, range(each), guidance=guidance)
+        images, maps = painted(pipeline, name, range(each), steps, guidance)
         lowest, highest = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
         relative = (maps - lowest) / (highest - lowest)
         heat = F.interpolate(relative[:, None], (SIDE, SIDE), mode="bilinear")[:, 0].numpy()
@@ -164,7 +167,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=model.FOLDER, help="the pipeline to measure")
     parser.add_argument("--each", type=int, default=16, help="pictures per class")
-    parser.add_argument("--guidance", type=float, default=3.0)
+    parser.add_argument("--guidance", type=float, default=GUIDANCE)
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--no-features", action="store_true", help="leave out the features' mIoU")
     parser.add_argument("--sheet", type=Path, default=SHEET)
@@ -184,7 +187,7 @@ def main() -> None:
         fine, coarse = prototype_scores(PainterFeatures(pipeline), pool(200), pool(100, split="val"))
         scores["features, true prototypes, mIoU of 17 classes"] = round(fine, 1)
         scores["features, true prototypes, mIoU of things + background"] = round(coarse, 1)
-    sheet(pipeline, chosen.sheet, guidance=chosen.guidance)
+    sheet(pipeline, chosen.sheet, steps=chosen.steps, guidance=chosen.guidance)
     print(json.dumps(scores, indent=2))
 
 
