@@ -57,6 +57,7 @@ class Evaluation(Callback):
         self.directory: RunDirectory
         self._run_dir = run_dir
         self._weights = method.weights()
+        self._fingerprint = data.fingerprint  # once: it asks for the size of every file
         self._mine: list[Record] = []
         self._earlier: list[list[Record]] = []
         self._writer: RecordWriter | None = None
@@ -71,7 +72,7 @@ class Evaluation(Callback):
         """Everything that determines the run's integers."""
         return {
             "method": {"name": self.method.name, "class": _path(self.method), "settings": self.settings},
-            "data": {"class": _path(self.data), "fingerprint": self.data.fingerprint, "images": len(self.data.ids)},
+            "data": {"class": _path(self.data), "fingerprint": self._fingerprint, "images": len(self.data.ids)},
             "protocol": asdict(self.protocol),
             "weights": self._weights,
             "precision": str(trainer.precision),
@@ -200,7 +201,7 @@ class Evaluation(Callback):
             **{key: None if key != "per_class" else [] for key in empty},
             "world_size": distributed.world_size(),
             **(found or {}),
-            "data_fingerprint": self.data.fingerprint,
+            "data_fingerprint": self._fingerprint,
             "versions": versions(),
             "commit": commit(),
             "weights": self._weights,
@@ -243,9 +244,7 @@ def evaluate(
     Raises:
         OvsegError: Something that the user can mend; one sentence.
     """
-    method.bind(data.vocabulary, protocol)
-    method.load()
-    method.eval().requires_grad_(False)
+    method.make_ready(data.vocabulary, protocol)
     evaluation = Evaluation(method, data, protocol, run_dir, settings, config, pictures)
     if progress is not None:
         progress.metric = evaluation.metric

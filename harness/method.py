@@ -92,6 +92,7 @@ class SegmentationMethod(LightningModule):
     on_error: str = "stop"
     store: ArtifactStore | None = None  # null: where ``ArtifactStore()`` lies
     precomputed: Precomputed = Precomputed()
+    _weights: dict[str, str] | None = None
 
     def __init__(self, window_batch: int = 8, background_threshold: float | None = None) -> None:
         super().__init__()
@@ -189,8 +190,24 @@ class SegmentationMethod(LightningModule):
         """
         return []
 
+    @final
+    def make_ready(self, vocabulary: Vocabulary, protocol: Protocol) -> None:
+        """Bind, load, and freeze: what comes before the Trainer, whatever the command.
+
+        Raises:
+            OvsegError: See ``bind`` and ``load``.
+        """
+        self.bind(vocabulary, protocol)
+        self.load()
+        self.eval().requires_grad_(False)
+
     def weights(self) -> dict[str, str]:
-        """A hash of the weights per model, by the name of the submodule."""
+        """A hash of the weights per model, by the name of the submodule; gigabytes are read once, when first asked."""
+        if self._weights is None:
+            self._weights = self._hash_models()
+        return dict(self._weights)
+
+    def _hash_models(self) -> dict[str, str]:
         models = dict(self.named_children())
         for name, child in list(models.items()):
             if isinstance(child, torch.nn.ModuleDict):

@@ -229,6 +229,6 @@ def _assemble(method: "SegmentationMethod", store: ArtifactStore, queue: WorkQue
         except Exception as error:
             why = str(error) if isinstance(error, OvsegError) else f"{type(error).__name__}: {error}"
             _log.debug("the bank could not be assembled", exc_info=True)
-            queue.fail(f"{method.name or type(method).__name__}: the bank could not be assembled: {why}")
+            queue.fail(f"{method.name}: the bank could not be assembled: {why}")
     queue.meet()
     return content

@@ -140,10 +140,8 @@ def segment(
     Raises:
         OvsegError: Something that the user can mend; one sentence.
     """
-    method.bind(pictures.vocabulary, protocol)
     method.on_error = pictures.on_error
-    method.load()
-    method.eval().requires_grad_(False)
+    method.make_ready(pictures.vocabulary, protocol)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

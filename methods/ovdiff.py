@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from harness.data import Sample
 from harness.errors import ConfigurationError
 from harness.method import Evidence, Refiner, SegmentationMethod
-from harness.provenance import hash_weights
 from harness.stage import Stage
 from harness.store import ArtifactStore
 from harness.windows import Box, ScoreMap, window_grid
@@ -151,8 +150,8 @@ class OVDiff(SegmentationMethod):
             self.segmenter.load()
         if self.clip is not None:
             self.clip.load()
-        self._hashes = {name: hash_weights(extractor) for name, extractor in self._extractors().items()}
-        self._segmenter_hash = None if self.segmenter is None else hash_weights(self.segmenter)
+        # Now, in the precision of the files: the Trainer may convert the models before the stages ask.
+        self.weights()
 
     def _extractors(self) -> Mapping[str, FeatureExtractor]:
         return dict(self.extractors.items())  # type: ignore[arg-type]
@@ -166,10 +165,11 @@ class OVDiff(SegmentationMethod):
 
     def _stages(self) -> tuple[SupportStage, MaskStage, dict[str, PrototypeStage]]:
         words = {name: self.words.get(name, name).strip() for name in self.vocabulary.foreground}
+        hashes = self.weights()
         support = SupportStage(self.generator, self.attribution, words, self.prompt, self.generated, self.seed)
-        masks = MaskStage(support, self.support_size, self.segmenter, self._segmenter_hash, self.release_rules)
+        masks = MaskStage(support, self.support_size, self.segmenter, hashes.get("segmenter"), self.release_rules)
         prototypes = {
-            name: PrototypeStage(masks, extractor, name, self._hashes[name], self.parts, self.mask_resize)
+            name: PrototypeStage(masks, extractor, name, hashes.get(f"extractors.{name}"), self.parts, self.mask_resize)
             for name, extractor in self._extractors().items()
         }
         return support, masks, prototypes

@@ -28,10 +28,8 @@ def run(arguments: list[str]) -> Precomputed:
     seed_everything(made.seed, workers=True, verbose=False)
     method, data, store = made.method, made.data, ArtifactStore(made.store)
     trainer = make_trainer(made.trainer, [])
-    method.bind(data.vocabulary, made.protocol)
     method.store = store
-    method.load()
-    method.eval().requires_grad_(False)
+    method.make_ready(data.vocabulary, made.protocol)
     data.plan(made.protocol, [])
     trainer.predict(method, datamodule=data, return_predictions=False)
     done: Precomputed = method.precomputed
@@ -40,7 +38,7 @@ def run(arguments: list[str]) -> Precomputed:
             copied = f", {stage.copied} copied between ranks" if stage.copied else ""
             print(f"{stage.name}: {stage.there} there, {sum(stage.made)} made{copied}, {stage.seconds:.1f} s")
         if not done.stages:
-            print(f"{method.name or type(method).__name__} needs nothing")
+            print(f"{method.name} needs nothing")
         if done.bank is not None:
             print(f"bank: {done.bank[:16]}")
         print(store.root, flush=True)

@@ -163,7 +163,7 @@ class PrototypeStage(Stage):
         masks: MaskStage,
         extractor: FeatureExtractor,
         extractor_name: str,
-        extractor_hash: str,
+        extractor_hash: str | None,
         parts: int,
         mask_resize: MaskResize,
     ) -> None:
