@@ -12,14 +12,17 @@ from miniature import world
 from miniature.stuff import STUFF
 from miniature.things import THINGS
 
+Classes = Literal["things", "context", "all"]
+CONTEXT_STUFF = ("grass", "water", "road")
+
 
 class Miniature(SegmentationData):
     """Scenes of ``miniature/world.py``, drawn as they are read.
 
     Args:
         split: ``val`` has 200 scenes; ``train`` has as many as ``limit`` asks for.
-        classes: ``things`` scores the 12 things and a background (all stuff together); ``all`` scores things and
-            stuff, 17 classes without a background.
+        classes: ``things`` scores the 12 things and a background (all stuff together); ``context`` also grass, water
+            and road, with sky and sand as background; ``all`` scores things and stuff, 17 classes without a background.
         batch_size: As in ``SegmentationData``.
         num_workers: Likewise.
         limit: Likewise; 1000 for the training split if null.
@@ -29,7 +32,7 @@ class Miniature(SegmentationData):
     def __init__(
         self,
         split: Literal["train", "val"] = "val",
-        classes: Literal["things", "all"] = "things",
+        classes: Classes = "things",
         batch_size: int = 1,
         num_workers: int = 0,
         limit: int | None = None,
@@ -42,10 +45,11 @@ class Miniature(SegmentationData):
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """The background and 12 things, or all 17 classes."""
-        if self.classes == "things":
-            return Vocabulary(("background", *THINGS), background=True)
-        return Vocabulary(world.CLASSES, stuff=frozenset(STUFF))
+        """The background and 12 things, without or with some stuff; or all 17 classes."""
+        if self.classes == "all":
+            return Vocabulary(world.CLASSES, stuff=frozenset(STUFF))
+        stuff = CONTEXT_STUFF if self.classes == "context" else ()
+        return Vocabulary(("background", *THINGS, *stuff), background=True, stuff=frozenset(stuff))
 
     def all_ids(self) -> Sequence[str]:
         """``val/0``, ``val/1``, ..."""
@@ -55,9 +59,14 @@ class Miniature(SegmentationData):
     def read(self, index: int) -> Picture:
         """Draw scene ``index``."""
         image, labels = _draw(self.split, index)
-        if self.classes == "things":
-            labels = _things(labels)
-        return Picture(image, labels)
+        return Picture(image, self._values()[labels])
+
+    def _values(self) -> np.ndarray:
+        """For every label of the world its place in the vocabulary, 0 for what is background."""
+        names = self.vocabulary.names
+        table = np.zeros(256, dtype=np.uint8)
+        table[: len(world.CLASSES)] = [names.index(name) if name in names else 0 for name in world.CLASSES]
+        return table
 
     def content(self, index: int) -> str:
         """The version of the drawing code: a test holds it to the pixels."""
@@ -68,10 +77,3 @@ class Miniature(SegmentationData):
 def _draw(split: Literal["train", "val"], index: int) -> tuple[np.ndarray, np.ndarray]:
     scene = world.scene(split, index)
     return scene.image, scene.labels
-
-
-def _things(labels: np.ndarray) -> np.ndarray:
-    """Label values with all stuff as background 0 and the things from 1 on."""
-    table = np.zeros(256, dtype=np.uint8)
-    table[: len(THINGS)] = np.arange(1, len(THINGS) + 1)
-    return table[labels]

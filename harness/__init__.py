@@ -9,7 +9,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 from harness.data import Picture, Sample, SegmentationData
 from harness.errors import ConfigurationError, DataError, ModelError, OvsegError, RunError, StoreError
 from harness.evaluation import Evaluation, evaluate
-from harness.method import Prediction, Refiner, SegmentationMethod
+from harness.method import Evidence, Prediction, Refiner, SegmentationMethod
 from harness.metric import SegmentationMetric
 from harness.protocol import Protocol
 from harness.stage import Precomputed, Stage
@@ -24,6 +24,7 @@ __all__ = [
     "ConfigurationError",
     "DataError",
     "Evaluation",
+    "Evidence",
     "ModelError",
     "OvsegError",
     "Picture",

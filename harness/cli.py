@@ -12,6 +12,8 @@ from typing import NoReturn
 COMMANDS = {
     "evaluate": "evaluate a method on a benchmark and print its mIoU",
     "precompute": "make what a method needs before its first image, such as generated support sets",
+    "table": "evaluate every row of a table, such as an ablation",
+    "sweep": "evaluate every point of a W&B sweep file and draw its curves",
     "segment": "segment your own pictures with your own words",
     "store": "list, verify or prune what was made and kept",
     "info": "list methods, data sets, installed versions and devices",

@@ -13,7 +13,7 @@ from harness.data import Picture, SegmentationData, shard
 from harness.errors import DataError
 from harness.images import EXTENSIONS, read_image
 from harness.method import SegmentationMethod
-from harness.overlay import save_comparison, save_indexed
+from harness.overlay import save_comparison, save_explanation, save_indexed
 from harness.protocol import Protocol
 from harness.vocabulary import Vocabulary
 
@@ -90,11 +90,13 @@ class SegmentWriter(Callback):
     Args:
         data: The pictures.
         out: The directory to write to.
+        explanations: Write ``NAME_explanation.png``, too, with what decided each class, if the method can tell.
     """
 
-    def __init__(self, data: Pictures, out: Path) -> None:
+    def __init__(self, data: Pictures, out: Path, explanations: bool = False) -> None:
         self.data = data
         self.out = out
+        self.explanations = explanations
         self.shares: dict[int, dict[str, float]] = {}
         self.skipped: dict[int, str] = {}
         self._names = data.output_names()
@@ -118,6 +120,9 @@ class SegmentWriter(Callback):
             save_indexed(self.out / f"{name}_labels.png", predicted.numpy(), vocabulary)
             image = sample.original.permute(1, 2, 0).cpu().numpy()
             save_comparison(self.out / f"{name}_overlay.png", image, {"segmentation": predicted.numpy()}, vocabulary)
+            evidence = pl_module.explain(sample, labels) if self.explanations else []  # type: ignore[operator]
+            if evidence:
+                save_explanation(self.out / f"{name}_explanation.png", image, predicted.numpy(), evidence, vocabulary)
             counts = torch.bincount(predicted.flatten().long(), minlength=len(vocabulary)).double()
             shares = (100 * counts / counts.sum()).tolist()
             self.shares[sample.number] = dict(zip(vocabulary.names, shares, strict=True))
@@ -130,7 +135,12 @@ class SegmentWriter(Callback):
 
 
 def segment(
-    method: SegmentationMethod, pictures: Pictures, protocol: Protocol, trainer: Trainer, out: Path
+    method: SegmentationMethod,
+    pictures: Pictures,
+    protocol: Protocol,
+    trainer: Trainer,
+    out: Path,
+    explanations: bool = False,
 ) -> SegmentWriter:
     """Segment pictures and write what ``SegmentWriter`` writes.
 
@@ -146,7 +156,7 @@ def segment(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"--out {out} cannot be made: {error.strerror}") from error
-    writer = SegmentWriter(pictures, out)
+    writer = SegmentWriter(pictures, out, explanations)
     trainer.callbacks.append(writer)  # type: ignore[attr-defined]
     pictures.plan(protocol, shard(range(len(pictures.ids)), trainer.global_rank, trainer.world_size))
     trainer.predict(method, datamodule=pictures, return_predictions=False)

@@ -63,6 +63,8 @@ class OVDiff(SegmentationMethod):
         filter_stuff: Whether stuff classes, too, must pass the category filter; in the release they are always kept.
         most_categories: η.
         filter_scale: Factor on CLIP's cosines in the category filter, 1 in the release.
+        multi_label: Whether the best-scoring of the 2^η multi-label prompts decides in the category filter, as in the
+            paper; otherwise all categories that score at least 1/|C|, η at most, are kept.
         extra_windows: Sides of further square windows, matched at the protocol's stride, in pixels.
         whole_image: Match the whole image, too.
         release_rules: Choose masks by the release's rules, see ``select_masks``.
@@ -98,6 +100,7 @@ class OVDiff(SegmentationMethod):
         filter_stuff: bool = False,
         most_categories: int = 10,
         filter_scale: float = 1.0,
+        multi_label: bool = True,
         extra_windows: Sequence[int] = (336,),
         whole_image: bool = False,
         release_rules: bool = False,
@@ -136,6 +139,7 @@ class OVDiff(SegmentationMethod):
         self.filter_stuff = filter_stuff
         self.most_categories = most_categories
         self.filter_scale = filter_scale
+        self.multi_label = multi_label
         self.extra_windows = tuple(extra_windows)
         self.whole_image = whole_image
         self.release_rules = release_rules
@@ -233,7 +237,9 @@ class OVDiff(SegmentationMethod):
         self._filter: CategoryFilter | None = None
         if self.clip is not None and self._filtered:
             words = [self.words.get(names[n], names[n]).strip() for n in self._filtered]
-            self._filter = CategoryFilter(self.clip, words, self.most_categories, scale=self.filter_scale)
+            self._filter = CategoryFilter(
+                self.clip, words, self.most_categories, scale=self.filter_scale, multi_label=self.multi_label
+            )
 
     def image_context(self, sample: Sample) -> frozenset[int]:
         """C' ⊆ C: the categories that appear in the image, as indices of the foreground."""

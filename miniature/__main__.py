@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -13,7 +14,9 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True)
     train = commands.add_parser("train", help="train models on this CPU and write their weights")
     train.add_argument(
-        "model", choices=("clip", "dino", "found", "all"), help="dino starts from clip, found needs dino"
+        "model",
+        choices=("clip", "dino", "found", "vae", "diffusion", "all"),
+        help="dino starts from clip, found needs dino, diffusion needs vae; the last two take hours",
     )
     train.add_argument("--steps", type=int, help="fewer or more steps than the default")
     train.add_argument("--out", type=Path, help="a folder other than miniature/weights/MODEL")
@@ -44,16 +47,25 @@ def main(arguments: list[str] | None = None) -> None:
     else:
         from transformers.utils import logging
 
-        from miniature import train_clip, train_dino, train_found
+        from miniature import train_clip, train_diffusion, train_dino, train_found, train_vae
 
         if options.model == "all" and options.out is not None:
             top.error("--out goes with one model")
+        if options.model == "vae" and options.steps is not None:
+            top.error("the vae's two legs have their own steps, so --steps is not for it")
         logging.disable_progress_bar()
         chosen = {"steps": options.steps, "folder": options.out}
         given = {name: value for name, value in chosen.items() if value is not None}
-        for name, run in (("clip", train_clip.train), ("dino", train_dino.train), ("found", train_found.train)):
+        runs: dict[str, Callable[..., None]] = {
+            "clip": train_clip.train,
+            "dino": train_dino.train,
+            "found": train_found.train,
+            "vae": train_vae.train,
+            "diffusion": train_diffusion.train,
+        }
+        for name, run in runs.items():
             if options.model in (name, "all"):
-                run(**given)
+                run(**(given if name != "vae" else {key: value for key, value in given.items() if key != "steps"}))
 
 
 if __name__ == "__main__":

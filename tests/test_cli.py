@@ -115,7 +115,7 @@ def test_precisions_run_on_the_cpu(precision: str, evaluate: Callable[..., Outco
 
 
 def test_pictures_are_kept_when_asked_for(evaluate: Callable[..., Outcome]) -> None:
-    run_dir = evaluate("--save_label_maps", "true", "--save_overlays", 2).run_dir
+    run_dir = evaluate("--save_label_maps", "true", "--save_overlays", 2, "--save_explanations", 1).run_dir
     assert sorted(path.name for path in (run_dir / "label_maps").iterdir()) == [f"00000{i}.png" for i in range(5)]
     assert sorted(path.name for path in (run_dir / "overlays").iterdir()) == ["000000.png", "000001.png"]
     for record in images(run_dir):
@@ -124,8 +124,10 @@ def test_pictures_are_kept_when_asked_for(evaluate: Callable[..., Outcome]) -> N
             assert set(np.unique(np.array(file))) >= {
                 c for c, p in zip(record.classes, record.prediction, strict=True) if p
             }
-    with Image.open(run_dir / "overlays" / "000000.png") as file:
-        assert min(file.size) > 100
+    assert [path.name for path in (run_dir / "explanations").iterdir()] == ["000000.png"]
+    for kind in ("overlays", "explanations"):
+        with Image.open(run_dir / kind / "000000.png") as file:
+            assert min(file.size) > 100
 
 
 def test_damaged_pictures_are_skipped_and_counted_when_told_to(

@@ -39,7 +39,7 @@ def run(arguments: list[str]) -> None:
     built = parser()
     parsed = built.parse_args(arguments)
     if parsed.seeds is None:
-        evaluation = _evaluate(built, parsed)
+        evaluation = evaluate_parsed(built, parsed)
         if distributed.rank() == 0:
             # print(), since a console would wrap a long path.
             print(evaluation.directory.path, flush=True)
@@ -56,7 +56,7 @@ def run(arguments: list[str]) -> None:
         if "seed" not in one.method.init_args:
             raise ConfigurationError(f"--seeds: {one.method.class_path} has no seed, so all of them would be equal")
         one.method.init_args.seed = seed
-        found[seed] = _evaluate(built, one).results or {}
+        found[seed] = evaluate_parsed(built, one).results or {}
     if distributed.rank() == 0:
         summary = spread(found)
         atomic.write_json(folder / "seeds.json", summary)
@@ -107,7 +107,8 @@ def _plus_minus(average: float | None, deviation: float | None) -> str:
     return f"{average:.1f}" if deviation is None else f"{average:.1f} ± {deviation:.1f}"
 
 
-def _evaluate(built: Parser, parsed: Namespace) -> Evaluation:
+def evaluate_parsed(built: Parser, parsed: Namespace, quiet: bool = False) -> Evaluation:
+    """Evaluate what the command line describes; rank 0 prints the table unless it is to be quiet."""
     settings, config = plain(parsed.method), built.dump(parsed, skip_none=False)
     made = instantiate(built, parsed)
     made.method.store = ArtifactStore(made.store)
@@ -117,6 +118,6 @@ def _evaluate(built: Parser, parsed: Namespace) -> Evaluation:
     evaluation = evaluate(
         made.method, made.data, made.protocol, trainer, made.run_dir, settings, config, pictures, progress
     )
-    if trainer.is_global_zero and evaluation.results is not None:
+    if trainer.is_global_zero and evaluation.results is not None and not quiet:
         Console().print(table(evaluation.results))
     return evaluation

@@ -22,6 +22,7 @@ def parser() -> Parser:
     built.add_argument("--classes", type=str | None, default=None, help="what to look for: 'corgi, bench'")
     built.add_argument("--background", type=bool, default=True, help="whether a pixel may be none of the classes")
     built.add_argument("--out", type=Path, default=Path("segmented"), help="folder to write to")
+    built.add_argument("--save_explanations", type=bool, default=False, help="show what decided each class (PNG)")
     built.add_argument("--on_error", type=Literal["stop", "skip"], default="stop", help="when a picture is damaged")
     add_composition(built, data_required=False)
     built.add_argument("--store", type=Path | None, default=None, help=STORE_HELP)
@@ -42,7 +43,7 @@ def run(arguments: list[str]) -> None:
     seed_everything(made.seed, workers=True, verbose=False)
     pictures = Pictures(made.images, vocabulary, on_error=made.on_error)
     trainer = make_trainer(made.trainer, [EvaluationProgress()])
-    written = segment(made.method, pictures, made.protocol, trainer, made.out)
+    written = segment(made.method, pictures, made.protocol, trainer, made.out, made.save_explanations)
     if not trainer.is_global_zero:
         return
     for index, id in enumerate(pictures.ids):

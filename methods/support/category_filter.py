@@ -19,22 +19,31 @@ class CategoryFilter:
         most: η, how many categories at most enter the combinations.
         template: Prompt of a single category.
         scale: Factor on the cosines before the softmax; 1 in OVDiff's release, which leaves CLIP's own (about 100) out.
+        multi_label: Let the best-scoring multi-label prompt decide, as in the paper; otherwise all categories that score
+            at least 1/|C|, η at most, are kept.
     """
 
     def __init__(
-        self, clip: ImageText, names: Sequence[str], most: int = 10, template: str = "a {}", scale: float = 1.0
+        self,
+        clip: ImageText,
+        names: Sequence[str],
+        most: int = 10,
+        template: str = "a {}",
+        scale: float = 1.0,
+        multi_label: bool = True,
     ) -> None:
         self.clip = clip
         self.names = tuple(names)
         self.most = most
         self.template = template
         self.scale = scale
+        self.multi_label = multi_label
         self._single = clip.encode_text([template.replace("{}", name) for name in names])
         # The combinations of categories that often come together are asked for again and again.
         self._combined = lru_cache(maxsize=4096)(self._encode)
 
     def __call__(self, image: Tensor) -> list[int]:
-        """The categories of the best-scoring multi-label prompt.
+        """The categories that are taken to be in the picture.
 
         Args:
             image: [3, h, w] uint8 RGB.
@@ -47,6 +56,8 @@ class CategoryFilter:
         share = (cosines * self.scale).softmax(dim=0)
         order = share.argsort(descending=True, stable=True)[: self.most].tolist()
         likely = sorted(index for index in order if share[index] >= 1 / len(self.names)) or order[:1]
+        if not self.multi_label:
+            return likely
         subsets = [subset for size in range(1, len(likely) + 1) for subset in combinations(likely, size)]
         texts = self._combined(tuple(likely))
         return list(subsets[int((texts @ embedded).argmax())])

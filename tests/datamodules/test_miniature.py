@@ -20,6 +20,20 @@ def test_things_merge_all_stuff_into_the_background() -> None:
         assert np.array_equal(merged.labels, expected)
 
 
+def test_context_has_some_stuff_and_a_background() -> None:
+    context, everything = Miniature(classes="context", limit=20), Miniature(classes="all", limit=20)
+    names = context.vocabulary.names
+    assert names == ("background", *THINGS, "grass", "water", "road")
+    assert context.vocabulary.stuff == {"grass", "water", "road"}
+    seen = set()
+    for index in range(20):
+        full = everything.read(index).labels
+        expected = [[names.index(c) if c in names else 0 for c in row] for row in np.array(THINGS + STUFF)[full]]
+        assert np.array_equal(context.read(index).labels, expected)
+        seen |= {names[value] for value in np.unique(expected)}
+    assert {"grass", "water", "road", "background"} <= seen
+
+
 def test_the_validation_split_has_200_scenes_and_is_apart_from_training() -> None:
     assert len(Miniature().ids) == 200
     assert len(Miniature(split="train", limit=7).ids) == 7
@@ -30,6 +44,7 @@ def test_fingerprint_tells_splits_vocabularies_and_limits_apart() -> None:
     prints = [
         Miniature().fingerprint,
         Miniature(classes="all").fingerprint,
+        Miniature(classes="context").fingerprint,
         Miniature(split="train", limit=200).fingerprint,
         Miniature(limit=10).fingerprint,
     ]

@@ -53,6 +53,20 @@ def test_every_picture_gets_a_label_map_an_overlay_and_its_shares(
         assert file.height > 48
 
 
+def test_what_decided_is_shown_when_asked_for(ovseg: Callable[..., Outcome], folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    outcome = segment(
+        ovseg, folder / "half.png", "--classes", "corgi, bench", "--out", out, "--save_explanations", "true"
+    )
+    assert outcome.code == 0, outcome.err
+    with Image.open(out / "half_explanation.png") as file:
+        shown = np.array(file.convert("RGB")).reshape(-1, 3)
+    # A row for the background and one for the corgi, so more than the picture and its segmentation.
+    with Image.open(out / "half_overlay.png") as file:
+        assert len(shown) > file.size[0] * file.size[1]
+    assert (shown == Vocabulary(("background", "corgi"), background=True).palette[1]).all(axis=1).any()
+
+
 def test_without_a_background_every_pixel_is_something(
     ovseg: Callable[..., Outcome], folder: Path, tmp_path: Path
 ) -> None:

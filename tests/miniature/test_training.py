@@ -66,3 +66,10 @@ def test_out_goes_with_one_model(capsys: pytest.CaptureFixture[str]) -> None:
         main(["train", "all", "--out", "somewhere"])
     assert stop.value.code == 2
     assert "--out goes with one model" in capsys.readouterr().err
+
+
+def test_the_vae_takes_no_steps(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "vae", "--steps", "3"])
+    assert stop.value.code == 2
+    assert "--steps" in capsys.readouterr().err

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn.functional import avg_pool2d
 
-from harness import DataError, Picture, ScoreMap, SegmentationData, SegmentationMethod, Vocabulary
+from harness import DataError, Evidence, Picture, ScoreMap, SegmentationData, SegmentationMethod, Vocabulary
 
 
 class NearestColour(SegmentationMethod):
@@ -41,6 +41,13 @@ class NearestColour(SegmentationMethod):
         means = avg_pool2d(windows.float(), self.patch, ceil_mode=True)
         distance = (means[:, None] - self.colours[None, :, :, None, None]).abs().mean(dim=2)
         return [ScoreMap(-distance * self.scale.weight.float())]
+
+    def explain(self, sample, labels):
+        picture = sample.original.permute(1, 2, 0).cpu().numpy()
+        return [
+            Evidence(label, f"<{self.vocabulary.names[label]}>", picture, (labels == label).cpu().numpy())
+            for label in labels.unique().tolist()
+        ]
 
 
 class Squares(SegmentationData):
