@@ -1,8 +1,9 @@
 """Studies: one experiment evaluated at several points, read from a table file or from a W&B sweep file.
 
-A table file has a ``title``; the ``config`` of an experiment, relative to the file; ``rows``, each with a ``name``, its
-``set`` of flags and, where a paper reports it, the ``published`` score; and may have ``columns`` of the same form, such
-as several vocabularies, where every row is evaluated. A sweep file is what ``wandb sweep`` takes.
+A table file has a ``title``; the ``config`` of an experiment; ``rows``, each with a ``name``, its ``set`` of flags and,
+where a paper reports it, the ``published`` score; and may have ``columns`` of the same form, such as several
+vocabularies, where every row is evaluated. YAML files that it names are relative to it. A sweep file is what ``wandb
+sweep`` takes.
 """
 
 import csv
@@ -149,7 +150,15 @@ def _row(file: Path, row: Any) -> Point:
         raise ConfigurationError(
             f"{file}: each row and column has a 'name' and may have 'set' (flag: value) and 'published'"
         )
-    return Point(row["name"], flags, row.get("published"))
+    return Point(row["name"], _located(flags, file.parent), row.get("published"))
+
+
+def _located(value: Any, folder: Path) -> Any:
+    """Files of configuration that a table names relative to itself, relative to where the command runs."""
+    if isinstance(value, dict):
+        return {key: _located(each, folder) for key, each in value.items()}
+    named = isinstance(value, str) and value.endswith(".yaml") and (folder / value).is_file()
+    return str(folder / value) if named else value
 
 
 def read_sweep(file: Path) -> Study:

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from harness.commands.evaluate import parser
+from harness.study import read_sweep, read_table
 from tests.running import REPOSITORY, SQUARES, Outcome, images, integers
 
 KEYS = {
@@ -313,8 +315,18 @@ def test_plug_ins_are_found_by_name_and_by_import_path(
     assert results(outcome)["method"] == "nearest_colour"
 
 
-def test_experiments_of_the_repository_parse(external: Path) -> None:
-    from harness.commands.evaluate import parser
+EXPERIMENTS = sorted((REPOSITORY / "configs" / "experiments").glob("*.yaml"))
+STUDIES = [*(REPOSITORY / "configs" / "tables").glob("*.yaml"), *(REPOSITORY / "configs" / "sweeps").glob("*.yaml")]
 
-    for path in sorted((REPOSITORY / "configs" / "experiments").glob("*.yaml")):
-        parser().parse_args(["--config", str(path)])
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_experiments_of_the_repository_parse(path: Path) -> None:
+    parser().parse_args(["--config", str(path)])
+
+
+@pytest.mark.parametrize("path", sorted(STUDIES), ids=lambda path: path.stem)
+def test_studies_of_the_repository_parse_at_every_point(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)  # a sweep's command is one of the repository's root
+    study = read_table(path) if path.parent.name == "tables" else read_sweep(path)
+    for row, column in study.points():
+        parser().parse_args([*study.arguments, *column.arguments(), *row.arguments()])

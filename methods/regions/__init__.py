@@ -1,8 +1,10 @@
 """Class-agnostic masks and saliency."""
 
 from methods.regions.base import Regions
+from methods.regions.cutler import CutLER
 from methods.regions.found import Found, FoundSeed, Saliency
 from methods.regions.maskcut import MaskCut, maskcut
+from methods.regions.objects import SalientObjects
 from methods.regions.opencut import OpenCut
 
-__all__ = ["Found", "FoundSeed", "MaskCut", "OpenCut", "Regions", "Saliency", "maskcut"]
+__all__ = ["CutLER", "Found", "FoundSeed", "MaskCut", "OpenCut", "Regions", "Saliency", "SalientObjects", "maskcut"]

@@ -5,6 +5,7 @@ The saliency that CLIP-DIY calls Θ. Reference implementation: valeoai/FOUND, ``
 
 from abc import abstractmethod
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,10 @@ class Saliency(nn.Module):
         Raises:
             ModelError: Weights are not on this machine.
         """
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """Everything but the weights that determines the map, as JSON."""
 
     @abstractmethod
     def forward(self, image: Tensor) -> Tensor:
@@ -58,6 +63,10 @@ class Found(Saliency):
         self.decoder = nn.Conv2d(self.backbone.dim, 1, kernel_size=1)
         self.decoder.load_state_dict({"weight": weight, "bias": bias})
 
+    def settings(self) -> dict[str, Any]:
+        """See ``Saliency.settings``."""
+        return {"class": type(self).__name__, "binary": self.binary, "backbone": self.backbone.settings()}
+
     def forward(self, image: Tensor) -> Tensor:
         """Keys -> head -> bilinear to pixels (align_corners false) -> crop of the padding -> sigmoid."""
         keys = self.backbone.features(image[None], "key").patches
@@ -85,6 +94,10 @@ class FoundSeed(Saliency):
     def load(self) -> None:
         """Load the backbone."""
         self.backbone.load()
+
+    def settings(self) -> dict[str, Any]:
+        """See ``Saliency.settings``."""
+        return {"class": type(self).__name__, "tau": self.tau, "backbone": self.backbone.settings()}
 
     def forward(self, image: Tensor) -> Tensor:
         """1 where a pixel's patch is unlike the seed, else 0 (nearest to pixels)."""

@@ -27,6 +27,9 @@ class LeftHalf(Saliency):
     def load(self) -> None:
         pass
 
+    def settings(self):
+        return {}
+
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         height, width = image.shape[1:]
         self.sizes.append((height, width))
