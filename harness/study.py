@@ -103,7 +103,12 @@ class Outcome:
     run: Path
 
 
-def _read(file: Path) -> dict[str, Any]:
+def read_mapping(file: Path) -> dict[str, Any]:
+    """A YAML file of settings by name.
+
+    Raises:
+        ConfigurationError: It cannot be read, or holds something else.
+    """
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
@@ -121,7 +126,7 @@ def read_table(file: Path) -> Study:
     Raises:
         ConfigurationError: It cannot be read, or has unknown or missing settings, or two rows of one name.
     """
-    content = _read(file)
+    content = read_mapping(file)
     if unknown := sorted(map(str, set(content) - TABLE_KEYS)):
         raise ConfigurationError(f"{file}: unknown setting '{unknown[0]}'; a table has {', '.join(sorted(TABLE_KEYS))}")
     if not isinstance(content.get("config"), str):
@@ -167,7 +172,7 @@ def read_sweep(file: Path) -> Study:
     Raises:
         ConfigurationError: It cannot be read or is no grid over values, or its command evaluates nothing.
     """
-    content = _read(file)
+    content = read_mapping(file)
     if content.get("method") != "grid":
         raise ConfigurationError(f"{file}: only 'method: grid' can run without a W&B server")
     parameters = content.get("parameters")
