@@ -1,6 +1,27 @@
 """Benchmarks, one file each, and a folder of the user's own pictures."""
 
+from datamodules.ade20k import ADE20K
+from datamodules.cityscapes import Cityscapes
+from datamodules.coco27 import COCO27
+from datamodules.coco_object import COCOObject, COCOObjectTCL
+from datamodules.coco_stuff import COCOStuff
+from datamodules.context import Context59, Context60
 from datamodules.folder import Folder
 from datamodules.miniature import Miniature
+from datamodules.voc import VOC20, VOC21, VOCC
 
-__all__ = ["Folder", "Miniature"]
+__all__ = [
+    "ADE20K",
+    "COCO27",
+    "VOC20",
+    "VOC21",
+    "VOCC",
+    "COCOObject",
+    "COCOObjectTCL",
+    "COCOStuff",
+    "Cityscapes",
+    "Context59",
+    "Context60",
+    "Folder",
+    "Miniature",
+]

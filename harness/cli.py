@@ -18,6 +18,8 @@ COMMANDS = {
     "compare": "compare two runs, with intervals for what changed",
     "segment": "segment your own pictures with your own words",
     "store": "list, verify or prune what was made and kept",
+    "data": "list benchmarks, check one that is on disk, or prepare one that has to be converted",
+    "protocol": "show a protocol, or the fields in which two differ",
     "info": "list methods, data sets, installed versions and devices",
 }
 

@@ -97,6 +97,17 @@ class SegmentationData(LightningDataModule):
     def vocabulary(self) -> Vocabulary:
         """The classes of this benchmark."""
 
+    def vocabulary_for(self, class_names: str) -> Vocabulary:
+        """The classes under the names that a protocol asks for; a benchmark has its own alone unless it says more.
+
+        Args:
+            class_names: As in ``Protocol``.
+
+        Raises:
+            ConfigurationError: The benchmark has several lists of names, and not this one.
+        """
+        return self.vocabulary
+
     @abstractmethod
     def all_ids(self) -> Sequence[str]:
         """Unique names of all pictures, in their fixed order."""

@@ -66,7 +66,7 @@ class Evaluation(Callback):
     @property
     def vocabulary(self) -> Vocabulary:
         """The classes that are scored."""
-        return self.data.vocabulary
+        return self.data.vocabulary_for(self.protocol.class_names)
 
     def identity(self, trainer: Trainer) -> dict[str, Any]:
         """Everything that determines the run's integers."""
@@ -244,7 +244,7 @@ def evaluate(
     Raises:
         OvsegError: Something that the user can mend; one sentence.
     """
-    method.make_ready(data.vocabulary, protocol)
+    method.make_ready(data.vocabulary_for(protocol.class_names), protocol)
     evaluation = Evaluation(method, data, protocol, run_dir, settings, config, pictures)
     if progress is not None:
         progress.metric = evaluation.metric

@@ -90,6 +90,7 @@ class SegmentationMethod(LightningModule):
     vocabulary: Vocabulary
     protocol: Protocol
     on_error: str = "stop"
+    names_found: bool = False  # set by `ovseg segment` without classes: the vocabulary is what `find_names` found
     store: ArtifactStore | None = None  # null: where ``ArtifactStore()`` lies
     precomputed: Precomputed = Precomputed()
     _weights: dict[str, str] | None = None
@@ -177,6 +178,25 @@ class SegmentationMethod(LightningModule):
     def fuse(self, planes: Tensor, classes: slice, context: Any) -> Tensor:
         """Combine stitched planes [C, h, w] of ``classes`` with what is known of the whole image."""
         return planes
+
+    @property
+    def finds_names(self) -> bool:
+        """Whether the method can do without a list of classes, see ``find_names``."""
+        return False
+
+    def find_names(self, image: Tensor) -> tuple[str, ...]:
+        """What is in a picture, in the method's own words; called on the device, before ``prepare``.
+
+        The vocabulary is then what was found in all pictures together, with ``names_found`` set; a picture must still
+        be segmented as if it were alone.
+
+        Args:
+            image: [3, H, W] uint8 RGB, as read.
+
+        Returns:
+            Class names, each once; possibly none.
+        """
+        raise NotImplementedError(f"{type(self).__name__} needs a list of classes")
 
     def explain(self, sample: Sample, labels: Tensor) -> list[Evidence]:
         """What decided each class of a prediction, for methods that can tell.

@@ -21,6 +21,8 @@ PACKAGES = (
     "open_clip_torch",
     "transformers",
     "diffusers",
+    "faiss-cpu",
+    "scikit-learn",
     "numpy",
     "opencv-python-headless",
 )

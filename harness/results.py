@@ -7,6 +7,7 @@ from rich.table import Table
 
 from harness.errors import RunError
 from harness.metric import Areas, Scores
+from harness.per_image import per_image_miou
 from harness.protocol import Protocol
 from harness.records import Record
 from harness.vocabulary import Vocabulary
@@ -39,8 +40,9 @@ def scored(records: Sequence[Record], vocabulary: Vocabulary, protocol: Protocol
     """The part of ``results.json`` that is a pure function of the records.
 
     Returns:
-        ``miou``, ``pixel_accuracy``, ``mean_accuracy`` (percent, unrounded, None when undefined), ``num_images``
-        (scored), ``skipped``, ``per_class``, and ``seconds`` (of prediction and scoring, summed over images).
+        ``miou``, ``pixel_accuracy``, ``mean_accuracy`` (percent, unrounded, None when undefined), ``per_image_miou``
+        (likewise; another number than mIoU, see ``per_image_miou``), ``num_images`` (scored), ``skipped``,
+        ``per_class``, and ``seconds`` (of prediction and scoring, summed over images).
     """
     areas = total(records, len(vocabulary))
     scores = Scores.of(areas, protocol.absent_classes)
@@ -53,6 +55,7 @@ def scored(records: Sequence[Record], vocabulary: Vocabulary, protocol: Protocol
         "miou": scores.miou,
         "pixel_accuracy": scores.pixel_accuracy,
         "mean_accuracy": scores.mean_accuracy,
+        "per_image_miou": per_image_miou(records),
         "num_images": len(records) - skipped,
         "skipped": skipped,
         "per_class": [dict(zip(keys, row, strict=True)) for row in columns],
@@ -76,6 +79,7 @@ def table(results: dict[str, Any]) -> Table:
     drawn.add_row("mIoU", _percent(results["miou"]), "", style="bold")
     drawn.add_row("mean accuracy", "", _percent(results["mean_accuracy"]))
     drawn.add_row("pixel accuracy", "", _percent(results["pixel_accuracy"]))
+    drawn.add_row("mean of per-image mIoU", _percent(results["per_image_miou"]), "")
     drawn.add_section()
     skipped = f" ({results['skipped']} skipped)" if results["skipped"] else ""
     drawn.add_row("images", str(results["num_images"]) + skipped, "")

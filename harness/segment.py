@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from harness import distributed
 from harness.data import Picture, SegmentationData, shard
-from harness.errors import DataError
+from harness.errors import ConfigurationError, DataError
 from harness.images import EXTENSIONS, read_image
 from harness.method import SegmentationMethod
 from harness.overlay import save_comparison, save_explanation, save_indexed
@@ -23,7 +23,8 @@ class Pictures(SegmentationData):
 
     Args:
         files: Pictures; a directory stands for the pictures in it.
-        vocabulary: What to look for.
+        vocabulary: What to look for; null has the method find names in the pictures.
+        background: Without a vocabulary: whether the one that is found has a background.
         num_workers: As in ``SegmentationData``.
         on_error: Likewise.
 
@@ -36,12 +37,14 @@ class Pictures(SegmentationData):
     def __init__(
         self,
         files: Sequence[str],
-        vocabulary: Vocabulary,
+        vocabulary: Vocabulary | None,
         num_workers: int = 0,
         on_error: Literal["stop", "skip"] = "stop",
+        background: bool = True,
     ) -> None:
         super().__init__(num_workers=num_workers, on_error=on_error)
         self._vocabulary = vocabulary
+        self._background = background
         self._files: list[Path] = []
         for path in map(Path, files):
             if path.is_dir():
@@ -56,8 +59,25 @@ class Pictures(SegmentationData):
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """The words that were given."""
-        return self._vocabulary
+        """The words that were given, or found; until some are found, a background."""
+        return self._vocabulary or Vocabulary(("background",), background=True)
+
+    @property
+    def names_wanted(self) -> bool:
+        """Whether the method has still to find names."""
+        return self._vocabulary is None
+
+    def adopt_names(self, names: Sequence[str]) -> None:
+        """Take what was found in the pictures as the vocabulary.
+
+        Raises:
+            ConfigurationError: Nothing was found, or too much for one vocabulary.
+        """
+        if not names:
+            raise ConfigurationError(
+                "no caption names anything that could be segmented; say what to look for: --classes"
+            )
+        self._vocabulary = Vocabulary.from_words(list(dict.fromkeys(names)), self._background)
 
     def all_ids(self) -> Sequence[str]:
         """The files' paths."""
@@ -100,6 +120,24 @@ class SegmentWriter(Callback):
         self.shares: dict[int, dict[str, float]] = {}
         self.skipped: dict[int, str] = {}
         self._names = data.output_names()
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Without a vocabulary: find names in this rank's pictures and make one of all ranks' names."""
+        if not self.data.names_wanted:
+            return
+        mine = shard(range(len(self.data.ids)), trainer.global_rank, trainer.world_size)
+        found = distributed.gather(distributed.together(lambda: [(n, self._find_names(pl_module, n)) for n in mine]))
+        named = sorted(pair for rank in found for pair in rank)
+        self.data.adopt_names([name for _, names in named for name in names])
+        pl_module.bind(self.data.vocabulary, pl_module.protocol)  # type: ignore[operator]
+
+    def _find_names(self, method: Any, index: int) -> list[str]:
+        try:
+            image = self.data.read(index).image
+        except DataError:
+            # ``predict_step`` says so, or skips it.
+            return []
+        return list(method.find_names(torch.from_numpy(image).permute(2, 0, 1).contiguous().to(method.device)))
 
     def on_predict_batch_end(
         self,
@@ -151,6 +189,7 @@ def segment(
         OvsegError: Something that the user can mend; one sentence.
     """
     method.on_error = pictures.on_error
+    method.names_found = pictures.names_wanted
     method.make_ready(pictures.vocabulary, protocol)
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from methods.clip_diy import ClipDIY
+    from methods.fossil import FOSSIL
+    from methods.freeseg_diff import FreeSegDiff
     from methods.ovdiff import OVDiff
 
-_HOMES = {"ClipDIY": "clip_diy", "OVDiff": "ovdiff"}
+_HOMES = {"FOSSIL": "fossil", "ClipDIY": "clip_diy", "FreeSegDiff": "freeseg_diff", "OVDiff": "ovdiff"}
 
-__all__ = ["ClipDIY", "OVDiff"]
+__all__ = ["FOSSIL", "ClipDIY", "FreeSegDiff", "OVDiff"]
 
 
 def __getattr__(name: str) -> Any:

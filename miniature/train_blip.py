@@ -280,6 +280,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=2600)
     parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--scenes", type=int, default=16_000)
     parser.add_argument("--measure", action="store_true", help="print the scores of the weights that are there")
     parser.add_argument("--folder", type=Path, default=FOLDER)
     chosen = parser.parse_args(arguments)
@@ -288,7 +289,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name, value in caption_scores(chosen.folder).items():
             print(f"{name:20s} {value:5.1f}")
     else:
-        train(chosen.steps, chosen.batch, folder=chosen.folder)
+        train(chosen.steps, chosen.batch, chosen.scenes, folder=chosen.folder)
 
 
 if __name__ == "__main__":

@@ -70,19 +70,10 @@ def test_a_command_without_a_trainer_runs_by_itself() -> None:
     assert dry("--devices", "3", "--", "info") == ["-m", "harness.cli", "info"]
 
 
-def test_one_node_finds_its_own_port() -> None:
-    expected = [
-        "-m",
-        "harness.launch",
-        "--standalone",
-        "--nproc-per-node",
-        "4",
-        "-m",
-        "harness.cli",
-        "segment",
-        "a.png",
-    ]
-    assert dry("--devices=4", "--", "segment", "a.png") == [*expected, *trainer(4, 1)]
+@pytest.mark.parametrize("command", ["evaluate", "precompute", "segment", "table", "sweep"])
+def test_one_node_finds_its_own_port(command: str) -> None:
+    expected = ["-m", "harness.launch", "--standalone", "--nproc-per-node", "4", "-m", "harness.cli", command, "a"]
+    assert dry("--devices=4", "--", command, "a") == [*expected, *trainer(4, 1)]
 
 
 @pytest.mark.parametrize(("visible", "devices"), [("0,1,3", 3), ("2", 1), ("", 1)])

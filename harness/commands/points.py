@@ -52,7 +52,7 @@ def run_file(command: str, summary: str, read: Callable[[Path], Study], argument
     parsed = [_parse(parser, study, row, column, rest, folder) for row, column in points]
     outcomes: list[Outcome] = []
     for (row, column), one in zip(points, parsed, strict=True):
-        if distributed.rank() == 0:
+        if distributed.speaks():
             where = row.name if len(study.columns) == 1 else f"{row.name} / {column.name}"
             print(f"{len(outcomes) + 1} of {len(points)}: {where}", flush=True)
         evaluation = evaluate.evaluate_parsed(parser, one, quiet=True)

@@ -29,7 +29,7 @@ def run(arguments: list[str]) -> Precomputed:
     method, data, store = made.method, made.data, ArtifactStore(made.store)
     trainer = make_trainer(made.trainer, [])
     method.store = store
-    method.make_ready(data.vocabulary, made.protocol)
+    method.make_ready(data.vocabulary_for(made.protocol.class_names), made.protocol)
     data.plan(made.protocol, [])
     trainer.predict(method, datamodule=data, return_predictions=False)
     done: Precomputed = method.precomputed

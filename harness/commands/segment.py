@@ -19,7 +19,12 @@ def parser() -> Parser:
     """The command's arguments."""
     built = Parser(prog="ovseg segment", description=SUMMARY)
     built.add_argument("images", nargs="+", metavar="IMAGE", help="pictures, or folders of pictures")
-    built.add_argument("--classes", type=str | None, default=None, help="what to look for: 'corgi, bench'")
+    built.add_argument(
+        "--classes",
+        type=str | None,
+        default=None,
+        help="what to look for: 'corgi, bench'; not needed by methods that find names themselves",
+    )
     built.add_argument("--background", type=bool, default=True, help="whether a pixel may be none of the classes")
     built.add_argument("--out", type=Path, default=Path("segmented"), help="folder to write to")
     built.add_argument("--save_explanations", type=bool, default=False, help="show what decided each class (PNG)")
@@ -34,14 +39,15 @@ def run(arguments: list[str]) -> None:
     built = parser()
     made = instantiate(built, built.parse_args(arguments))
     made.method.store = ArtifactStore(made.store)
+    vocabulary: Vocabulary | None = None
     if made.classes is not None:
         vocabulary = Vocabulary.from_words(made.classes, made.background)
-    elif made.data is not None:
-        vocabulary = made.data.vocabulary
-    else:
+    elif made.data is not None and not made.method.finds_names:
+        vocabulary = made.data.vocabulary_for(made.protocol.class_names)
+    elif not made.method.finds_names:
         raise ConfigurationError("say what to look for: --classes 'corgi, bench', or --data for its class names")
     seed_everything(made.seed, workers=True, verbose=False)
-    pictures = Pictures(made.images, vocabulary, on_error=made.on_error)
+    pictures = Pictures(made.images, vocabulary, on_error=made.on_error, background=made.background)
     trainer = make_trainer(made.trainer, [EvaluationProgress()])
     written = segment(made.method, pictures, made.protocol, trainer, made.out, made.save_explanations)
     if not trainer.is_global_zero:

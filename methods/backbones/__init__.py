@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from methods.backbones.captioner import Captioner, HubCaptioner
     from methods.backbones.clip_dense import OpenCLIPDense
     from methods.backbones.dense import Dense, HubViT, ViTFeatures
     from methods.backbones.diffusion import DiffusersTextToImage, GeneratedImages, TextToImage
@@ -12,12 +13,14 @@ if TYPE_CHECKING:
     from methods.backbones.image_text import ImageText, OpenCLIP
 
 _HOMES = {
+    "Captioner": "captioner",
     "Dense": "dense",
     "DenseFeatures": "features",
     "DiffusersTextToImage": "diffusion",
     "DiffusionFeatures": "diffusion_features",
     "FeatureExtractor": "features",
     "GeneratedImages": "diffusion",
+    "HubCaptioner": "captioner",
     "HubViT": "dense",
     "ImageText": "image_text",
     "OpenCLIP": "image_text",
@@ -27,12 +30,14 @@ _HOMES = {
 }
 
 __all__ = [
+    "Captioner",
     "Dense",
     "DenseFeatures",
     "DiffusersTextToImage",
     "DiffusionFeatures",
     "FeatureExtractor",
     "GeneratedImages",
+    "HubCaptioner",
     "HubViT",
     "ImageText",
     "OpenCLIP",

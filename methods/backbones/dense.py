@@ -131,7 +131,10 @@ class HubViT(Dense):
         self.patch_size = int(config.patch_size)
         self.dim = int(config.hidden_size)
         self._heads = int(config.num_attention_heads)
-        self._fixed_size = config.model_type == "vit"
+        self._fixed_size = config.model_type in ("vit", "vit_mae")
+        self._masks = config.model_type == "vit_mae"
+        if self._masks:
+            config.mask_ratio = 0.0
         self._registers = int(getattr(config, "num_register_tokens", 0) or 0)
         self.model = model.eval().requires_grad_(False)
         self._attentions = [
@@ -172,6 +175,10 @@ class HubViT(Dense):
         # ViT checks the input's size unless told to interpolate; DINOv2 always interpolates and has no such switch.
         if self._fixed_size:
             arguments["interpolate_pos_encoding"] = True
+        if self._masks:
+            # MAE drops and shuffles patches by the rank of a noise; ascending noise leaves them all in their order.
+            count = (pixels.shape[2] // self.patch_size) * (pixels.shape[3] // self.patch_size)
+            arguments["noise"] = torch.arange(count, device=pixels.device).expand(len(pixels), -1)
         return self.model(**arguments)
 
     def _cls_attention(self, seen: dict[str, Tensor], skip: int) -> Tensor:

@@ -51,6 +51,8 @@ class DiffusionFeatures(FeatureExtractor):
             ``size``; ``none`` leaves them as they come. The last two round to whole cells of the UNet's coarsest level.
         grid: Longer side of the features; null takes the latents', which is 64 at 512 pixels.
         sample_latents: Sample the autoencoder's posterior as both releases do, instead of taking its mean.
+        noise: Add the timestep's noise, as both releases do, also at t = 0; without it the UNet sees the latents as
+            they are and is only told the timestep (FreeSeg-Diff's paper, Sec. 4.1).
         seed: Of that sample and of the noise.
         precision: Of weights and activations; features are float32.
     """
@@ -69,6 +71,7 @@ class DiffusionFeatures(FeatureExtractor):
         fit: Literal["squash", "short", "none"] = "squash",
         grid: int | None = None,
         sample_latents: bool = True,
+        noise: bool = True,
         seed: int = 43,
         precision: Precision = "float32",
     ) -> None:
@@ -79,7 +82,7 @@ class DiffusionFeatures(FeatureExtractor):
         self.layers, self.kind, self.attention_layers = tuple(layers), kind, tuple(attention_layers)
         self.timestep, self.prompt = timestep, prompt
         self.size, self.fit, self.grid = size, fit, grid
-        self.sample_latents, self.seed = sample_latents, seed
+        self.sample_latents, self.noise, self.seed = sample_latents, noise, seed
         self.precision = precision
 
     def load(self) -> None:
@@ -123,6 +126,8 @@ class DiffusionFeatures(FeatureExtractor):
             "sample_latents": self.sample_latents,
             "seed": self.seed,
             "precision": self.precision,
+            # Only said where it is new: entries made before stay valid.
+            **({} if self.noise else {"noise": False}),
         }
 
     @torch.no_grad()
@@ -141,7 +146,12 @@ class DiffusionFeatures(FeatureExtractor):
         seeds = [self.seed] * len(images)
         with torch.autocast(images.device.type, enabled=False):
             noisy = parts.noisy_latents(
-                self.pipeline, resize(images, size), self.timestep, seeds, sample=self.sample_latents
+                self.pipeline,
+                resize(images, size),
+                self.timestep,
+                seeds,
+                sample=self.sample_latents,
+                noise=self.noise,
             )
             texts = [self.prompt] * len(images) if prompts is None else prompts
             seen = self._run(noisy, parts.text_arguments(self.pipeline, texts, size))

@@ -206,7 +206,12 @@ def noise_schedule(pipeline: DiffusionPipeline) -> tuple[diffusers.DDPMScheduler
 
 
 def noisy_latents(
-    pipeline: DiffusionPipeline, images: Tensor, timestep: int, seeds: Sequence[int], sample: bool = True
+    pipeline: DiffusionPipeline,
+    images: Tensor,
+    timestep: int,
+    seeds: Sequence[int],
+    sample: bool = True,
+    noise: bool = True,
 ) -> Tensor:
     """Pictures as the UNet would meet them at a timestep: encoded, scaled, and noised as DDPM does.
 
@@ -216,6 +221,7 @@ def noisy_latents(
         timestep: t in [0, training timesteps).
         seeds: B seeds, for the latents' sample and then the noise; one picture's do not depend on the others'.
         sample: Sample the autoencoder's posterior, instead of taking its mean.
+        noise: Add the timestep's noise.
 
     Returns:
         [B, C, h, w] in the UNet's precision.
@@ -242,6 +248,8 @@ def noisy_latents(
     if sample:
         latents = latents + posterior.std.float() * _normal(generators, latents)
     latents = latents * vae.config.scaling_factor
+    if not noise:
+        return latents.to(pipeline.unet.dtype)
     times = torch.full((len(images),), timestep, device=latents.device)
     return schedule.add_noise(latents, _normal(generators, latents), times).to(pipeline.unet.dtype)
 

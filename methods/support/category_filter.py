@@ -19,8 +19,8 @@ class CategoryFilter:
         most: η, how many categories at most enter the combinations.
         template: Prompt of a single category.
         scale: Factor on the cosines before the softmax; 1 in OVDiff's release, which leaves CLIP's own (about 100) out.
-        multi_label: Let the best-scoring multi-label prompt decide, as in the paper; otherwise all categories that score
-            at least 1/|C|, η at most, are kept.
+        multi_label: Let the best-scoring multi-label prompt decide, as in the paper; otherwise all categories that
+            score at least 1/|C|, η at most, are kept.
     """
 
     def __init__(

@@ -10,6 +10,8 @@ from transformers import (
     Dinov2WithRegistersConfig,
     Dinov2WithRegistersModel,
     ViTConfig,
+    ViTMAEConfig,
+    ViTMAEModel,
     ViTModel,
 )
 
@@ -84,3 +86,22 @@ def test_normalisation_is_given_or_the_models_own_or_imagenets(folder: Path) -> 
 def test_missing_models_are_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"no model folder '\./no/such'"):
         HubViT("./no/such").load()
+
+
+@torch.inference_mode()
+def test_mae_keeps_all_patches_in_their_order(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    ViTMAEModel(ViTMAEConfig(**SHAPE, intermediate_size=48)).save_pretrained(tmp_path)
+    backbone = HubViT(str(tmp_path))
+    backbone.load()
+    # Without positions a patch's token does not depend on where it is: exchanged patches exchange their tokens.
+    backbone.model.embeddings.position_embeddings.zero_()
+    given = images(16, 24)
+    exchanged = given.clone()
+    exchanged[:, :, 4:8, 8:12], exchanged[:, :, 12:16, 20:24] = given[:, :, 12:16, 20:24], given[:, :, 4:8, 8:12]
+    found, other = (backbone.features(each).patches for each in (given, exchanged))
+    assert found.shape == (2, 24, 4, 6)
+    expected = found.clone()
+    expected[:, :, 1, 2], expected[:, :, 3, 5] = found[:, :, 3, 5], found[:, :, 1, 2]
+    torch.testing.assert_close(other, expected)
+    assert not torch.allclose(found, expected)

@@ -54,7 +54,7 @@ def test_killed_ten_times_it_ends_with_the_same_bank_byte_for_byte(ranks: Ranks,
         now = contents(store)
         assert {key: now[key] for key in done} == done
         done = now
-    assert 0 < len(done)
+    assert len(done) > 0
     ended = ranks.run(ranks.command, 2, *ARGUMENTS, *RANKS, f"--store={store}")
     assert [each.code for each in ended] == [0, 0], ended[0].err + ended[1].err
     now, expected = contents(store), contents(tmp_path / "whole")

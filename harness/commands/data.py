@@ -1,0 +1,261 @@
+"""``ovseg data``: which benchmarks there are, whether one on disk is sound, and making what has to be converted."""
+
+import inspect
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from harness.benchmark import IGNORED, VARIABLE, Benchmark, data_root
+from harness.commands.arguments import Parser
+from harness.data import SegmentationData
+from harness.errors import ConfigurationError, DataError, OvsegError, did_you_mean
+from harness.inspection import Inspection
+from harness.inspection import inspect as inspect_benchmark
+from harness.parallel import worker_count
+from harness.plugins import DATA, find
+from harness.preparation import prepare
+
+SUMMARY = "list benchmarks, check one that is on disk, or prepare one that has to be converted"
+# More of one kind would only push the first ones off the screen.
+SHOWN = 10
+# Columns of a terminal: from WIDE on, archives and paths stand side by side; below NARROW only paths have room.
+WIDE = 100
+NARROW = 76
+
+
+def parser() -> Parser:
+    """The command's arguments."""
+    built = Parser(prog="ovseg data", description=SUMMARY)
+    built.add_argument("action", type=Literal["list", "check", "prepare"], help="list, check or prepare")
+    built.add_argument("name", type=str | None, nargs="?", default=None, help="a benchmark, as 'list' names it")
+    built.add_argument(
+        "--root",
+        type=Path | None,
+        default=None,
+        help=f"folder of the benchmark, or of all (default: ${VARIABLE})",
+    )
+    built.add_argument("--workers", type=int | None, default=None, help="processes (default: one per core, at most 16)")
+    return built
+
+
+def run(arguments: list[str]) -> int:
+    """Do it; exit code 1 when something is wrong with the data."""
+    given = parser().parse_args(arguments)
+    workers = worker_count(given.workers)
+    if given.action == "list":
+        return _list(given.name, given.root)
+    if given.name is None:
+        raise ConfigurationError(f"which benchmark? 'ovseg data {given.action} NAME'; 'ovseg data list' names them")
+    benchmark = benchmark_class(given.name)
+    root = data_root(given.root)
+    if root is None:
+        raise ConfigurationError(f"give the folder of {benchmark.name} with --root, or set {VARIABLE}")
+    if given.action == "check":
+        return check(benchmark, root, workers)
+    return make(benchmark, root, workers)
+
+
+def data_classes() -> dict[str, type[SegmentationData] | Exception]:
+    """All data modules by name, ours and other packages', or why one cannot be imported."""
+    classes: dict[str, type[SegmentationData] | Exception] = {}
+    for name, point in find(DATA).items():
+        try:
+            classes[name] = point.load()
+        except Exception as error:  # another package's fault must not hide the rest
+            classes[name] = error
+    return classes
+
+
+def benchmark_class(name: str) -> type[Benchmark]:
+    """The benchmark of this name.
+
+    Raises:
+        ConfigurationError: There is none, or it is no published benchmark.
+    """
+    classes = data_classes()
+    found = classes.get(name)
+    if isinstance(found, type) and issubclass(found, Benchmark):
+        return found
+    if isinstance(found, Exception):
+        raise ConfigurationError(f"the benchmark '{name}' cannot be imported: {found}")
+    known = [each for each, made in classes.items() if isinstance(made, type) and issubclass(made, Benchmark)]
+    what = "is no published benchmark" if found else "is none of the benchmarks"
+    raise ConfigurationError(f"'{name}' {what} {', '.join(known)}{did_you_mean(name, known)}")
+
+
+class Row(NamedTuple):
+    """A line of ``ovseg data list``."""
+
+    name: str
+    classes: str
+    images: str
+    needs: str
+    found: str
+
+
+def row(name: str, found: type[SegmentationData] | Exception, root: Path | None) -> Row:
+    """What is known of a data module, and where it is."""
+    if isinstance(found, Exception):
+        return Row(name, "?", "?", f"cannot be imported: {found}", "-")
+    if not issubclass(found, Benchmark):
+        return _other(name, found)
+    try:
+        classes = str(len(found.named()))
+    except OvsegError as error:
+        return Row(name, "?", "?", str(error), "-")
+    labels = "\nor ".join(source.what for source in found.labels_from)
+    needs = "\n".join(dict.fromkeys([found.images_from.what, labels]))
+    return Row(name, classes, str(found.published or "?"), needs, whereabouts(found, root))
+
+
+def _other(name: str, found: type[SegmentationData]) -> Row:
+    """A data module that is no published benchmark: one that needs no arguments can be asked."""
+    needed = [
+        parameter.name
+        for parameter in inspect.signature(found).parameters.values()
+        if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+    ]
+    if needed:
+        return Row(name, "-", "-", ", ".join(f"--data.{argument}" for argument in needed), "-")
+    try:
+        data = found()
+        return Row(name, str(len(data.vocabulary)), str(len(data.ids)), "nothing", "built in")
+    except Exception as error:  # another package's fault must not hide the rest
+        return Row(name, "?", "?", f"{type(error).__name__}: {error}", "-")
+
+
+def whereabouts(benchmark: type[Benchmark], root: Path | None) -> str:
+    """Where a benchmark is below ``root``, and what is not done yet."""
+    folder = None if root is None else benchmark.locate(root)
+    if root is None or folder is None:
+        return "-"
+    below = folder.relative_to(root).as_posix()
+    try:
+        first = benchmark.find_ids(folder)[0]
+    except DataError:
+        first = None
+    layout = benchmark.layout
+    if first is not None and (folder / layout.labels / f"{first}{layout.label_suffix}").is_file():
+        return below
+    return f"{below} (not prepared)" if benchmark.prepared else f"{below} (incomplete)"
+
+
+def _list(name: str | None, given: Path | None) -> int:
+    root = data_root(given)
+    if given is not None and not given.expanduser().is_dir():
+        raise DataError(f"the folder {given} is missing (--root)")
+    if name is not None:
+        describe(benchmark_class(name), root)
+        return 0
+    console = Console()
+    rows = [row(each, found, root) for each, found in data_classes().items()]
+    console.print(listed(rows, "nowhere" if root is None else str(root), console.width))
+    if root is None:
+        console.print(f"give a folder of data sets with --root, or set {VARIABLE}")
+    console.print("'ovseg data list NAME' says what one needs, and where that is published", highlight=False)
+    return 0
+
+
+def listed(rows: Sequence[Row], where: str, width: int) -> Table:
+    """The benchmarks, in as many columns as a terminal of this width has room for."""
+    drawn = Table(title=Text(f"data sets, searched in {where}"), title_justify="left")
+    drawn.add_column("name", no_wrap=True)
+    if width >= NARROW:
+        drawn.add_column("classes", justify="right", no_wrap=True)
+        drawn.add_column("images", justify="right", no_wrap=True)
+    if width >= WIDE:
+        drawn.add_column("needs", overflow="fold")
+    drawn.add_column("found" if width >= WIDE or width < NARROW else "needs, and where it is", overflow="fold")
+    for name, classes, images, needs, found in rows:
+        cells = {
+            width >= WIDE: (name, classes, images, needs, found),
+            NARROW <= width < WIDE: (name, classes, images, needs if found == "-" else f"{needs}\n→ {found}"),
+            width < NARROW: (name, found),
+        }[True]
+        # Paths and messages are not markup.
+        drawn.add_row(*map(Text, cells))
+    return drawn
+
+
+def describe(benchmark: type[Benchmark], root: Path | None) -> None:
+    """Print where a benchmark is published, where its files have to lie, and whether they do."""
+    layout, place = benchmark.layout, benchmark.places[0]
+    vocabulary = benchmark.named()
+    background = ", the first of them the background" if vocabulary.background else ""
+    lines = [
+        f"{benchmark.name}: {(benchmark.__doc__ or '').strip().splitlines()[0]}",
+        f"classes:    {len(vocabulary)}{background}",
+        f"images:     {benchmark.published or 'not published'}",
+        f"pictures:   ROOT/{place}/{layout.images}/*{layout.image_suffix}",
+        f"  from      {benchmark.images_from.what}",
+        f"            {benchmark.images_from.where}",
+        f"label maps: ROOT/{place}/{layout.labels}/*{layout.label_suffix}",
+    ]
+    for word, source in zip(["  from", *["  or"] * len(benchmark.labels_from)], benchmark.labels_from, strict=False):
+        lines += [f"{word:<12}{source.what}", f"{'':<12}{source.where}"]
+    if layout.ids is not None:
+        lines.append(f"list:       ROOT/{place}/{layout.ids}")
+    if benchmark.prepared:
+        what = " and ".join({"labels": "label maps", "list": "list"}[part] for part in sorted(benchmark.prepared))
+        lines.append(f"prepare:    'ovseg data prepare {benchmark.name} --root ROOT' makes the {what}")
+    lines.append(f"found:      {whereabouts(benchmark, root)}" + ("" if root is None else f" in {root}"))
+    # print(), since a console would wrap addresses.
+    print("\n".join(lines))
+
+
+def check(benchmark: type[Benchmark], root: Path, workers: int) -> int:
+    """Look at every file; exit code 1 when something is wrong."""
+    found = inspect_benchmark(benchmark, root, workers)
+    if found.pictures:
+        Console().print(summary(benchmark, found))
+    shown: Counter[str] = Counter()
+    for problem in found.problems:
+        shown[problem.kind] += 1
+        if shown[problem.kind] <= SHOWN:
+            print(f"{problem.kind}: {problem.why}")
+    for kind, count in shown.items():
+        if count > SHOWN:
+            print(f"{kind}: {count - SHOWN} more")
+    count = len(found.problems)
+    verdict = "no problems" if not count else "1 problem" if count == 1 else f"{count} problems"
+    print(f"{benchmark.name} in {found.folder}: {verdict}")
+    return 1 if count else 0
+
+
+def summary(benchmark: type[Benchmark], found: Inspection) -> Table:
+    """What was seen, as a table."""
+    classes = len(benchmark.named())
+    labelled = sum(value < classes for value in found.pixels)
+    total = found.pixels.total()
+    ignored = f"{100 * found.pixels[IGNORED] / total:.1f} %" if total else "-"
+    drawn = Table(title=benchmark.name, title_justify="left", show_header=False)
+    drawn.add_column(no_wrap=True)
+    drawn.add_column(overflow="fold")
+    published = "number not published" if benchmark.published is None else f"{benchmark.published} published"
+    drawn.add_row("pictures", f"{found.pictures} ({published})")
+    drawn.add_row("classes that occur", f"{labelled} of {classes}")
+    drawn.add_row("ignored pixels", ignored)
+    drawn.add_row("fingerprint", found.fingerprint or "-")
+    drawn.add_row("pixel fingerprint", found.pixel_fingerprint or "-")
+    return drawn
+
+
+def make(benchmark: type[Benchmark], root: Path, workers: int) -> int:
+    """Make what is missing; exit code 1 when something could not be made."""
+    if not benchmark.prepared:
+        print(f"{benchmark.name} needs no preparation: it is read as it is published")
+        return 0
+    folder = benchmark.folder(root)
+    done = prepare(benchmark.jobs(folder), workers, benchmark.name)
+    for error in done.errors[:SHOWN]:
+        print(f"error: {error}")
+    if len(done.errors) > SHOWN:
+        print(f"error: {len(done.errors) - SHOWN} more")
+    failed = f", {len(done.errors)} failed" if done.errors else ""
+    print(f"{benchmark.name} in {folder}: {done.made} files made, {done.there} were there{failed}")
+    return 1 if done.errors else 0

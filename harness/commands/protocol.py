@@ -1,0 +1,122 @@
+"""``ovseg protocol``: what a protocol says, and in what two differ."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from harness.commands.arguments import Parser, instantiate
+from harness.errors import ConfigurationError, did_you_mean
+from harness.protocol import Protocol
+
+SUMMARY = "show a protocol, or the fields in which two protocols differ"
+FOLDER = Path("configs") / "protocols"
+
+
+def parser() -> Parser:
+    """The command's arguments."""
+    built = Parser(prog="ovseg protocol", description=SUMMARY)
+    built.add_argument("action", type=Literal["show", "diff"], help="show or diff")
+    built.add_argument("protocols", type=str, nargs="*", help=f"YAML files, or names of files in {FOLDER}")
+    return built
+
+
+def run(arguments: list[str]) -> None:
+    """Show one, or compare two."""
+    given = parser().parse_args(arguments)
+    wanted = {"show": 1, "diff": 2}[given.action]
+    if len(given.protocols) != wanted:
+        example = "ovseg protocol show tcl" if wanted == 1 else "ovseg protocol diff tcl clip_diy_release"
+        raise ConfigurationError(f"{given.action} takes {wanted}, not {len(given.protocols)}: '{example}'")
+    read = [load(name) for name in given.protocols]
+    Console().print(shown(read[0]) if wanted == 1 else difference(*read))
+
+
+def folders() -> list[Path]:
+    """Where short names are looked up: here, and beside an installation from a checkout."""
+    return [FOLDER, Path(__file__).parents[2] / FOLDER]
+
+
+def find(name: str) -> Path:
+    """The file of a protocol that is given by path or by name.
+
+    Raises:
+        ConfigurationError: There is none.
+    """
+    if name.endswith((".yaml", ".yml")) or "/" in name:
+        if not Path(name).is_file():
+            raise ConfigurationError(f"the protocol file {name} does not exist")
+        return Path(name)
+    known = {path.stem: path for folder in reversed(folders()) for path in sorted(folder.glob("*.yaml"))}
+    if name not in known:
+        listed = ", ".join(sorted(known)) or f"none: there is no {FOLDER} here"
+        raise ConfigurationError(f"there is no protocol '{name}'{did_you_mean(name, known)}; known: {listed}")
+    return known[name]
+
+
+def load(name: str) -> Protocol:
+    """The protocol in a file.
+
+    Raises:
+        ConfigurationError: The file is missing, damaged, or a field of it is unknown or wrong.
+    """
+    path = find(name)
+    built = Parser(prog="ovseg protocol")
+    built.add_class_arguments(Protocol, "protocol", sub_configs=True)
+    try:
+        return instantiate(built, built.parse_args(["--protocol", str(path)])).protocol
+    except ConfigurationError as error:
+        text = str(error)
+        raise ConfigurationError(text if str(path) in text else f"{path}: {text}") from error
+
+
+def fields(protocol: Protocol) -> dict[str, Any]:
+    """Every field but the name."""
+    values = dataclasses.asdict(protocol)
+    del values["name"]
+    return values
+
+
+def shown(protocol: Protocol) -> Table:
+    """All fields, with the fingerprint."""
+    drawn = _table(protocol)
+    for field, value in fields(protocol).items():
+        drawn.add_row(field, readable(value))
+    drawn.add_section()
+    drawn.add_row("fingerprint", protocol.fingerprint)
+    return drawn
+
+
+def difference(first: Protocol, second: Protocol) -> Table | str:
+    """The fields in which two differ, or a sentence that they do not."""
+    one, other = fields(first), fields(second)
+    differing = [field for field in one if one[field] != other[field]]
+    if not differing:
+        return f"{first.name} and {second.name} do not differ: fingerprint {first.fingerprint}"
+    drawn = _table(first, second)
+    for field in differing:
+        drawn.add_row(field, readable(one[field]), readable(other[field]))
+    drawn.add_section()
+    drawn.add_row("fingerprint", first.fingerprint, second.fingerprint)
+    return drawn
+
+
+def _table(*protocols: Protocol) -> Table:
+    drawn = Table()
+    drawn.add_column("field", no_wrap=True)
+    for protocol in protocols:
+        drawn.add_column(Text(protocol.name), overflow="fold")
+    return drawn
+
+
+def readable(value: Any) -> Text:
+    """A value as YAML would have it; the parts of a list of texts on lines of their own."""
+    if value is None:
+        return Text("null")
+    if isinstance(value, tuple):
+        texts = all(isinstance(part, str) for part in value)
+        return Text("\n".join(map(str, value)) if texts else str(list(value)))
+    return Text(str(value))

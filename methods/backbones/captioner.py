@@ -1,0 +1,222 @@
+"""Captioners: one sentence about a picture."""
+
+import hashlib
+import math
+import time
+from abc import abstractmethod
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
+from transformers.utils.logging import disable_progress_bar
+
+from harness.errors import ConfigurationError, ModelError
+from harness.store import ArtifactStore
+from harness.work_item import WorkItem, key_of
+from methods.backbones.diffusion_pipeline import Precision
+
+# Entries of a configuration that say where a model came from, not what it is.
+_ORIGIN = ("transformers_version", "dtype", "torch_dtype", "name_or_path", "processor_class", "auto_map")
+
+
+class Captioner(nn.Module):
+    """A frozen image captioner. The constructor loads nothing; ``load`` does."""
+
+    @abstractmethod
+    def load(self) -> None:
+        """Build the model.
+
+        Raises:
+            ModelError: Its weights are not on this machine.
+        """
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """Everything but the weights that determines a caption, as JSON; of a loaded captioner."""
+
+    @abstractmethod
+    def caption(self, image: Tensor) -> str:
+        """One sentence about a picture, [3, H, W] uint8 RGB; the same for the same picture, whatever came before."""
+
+
+class HubCaptioner(Captioner):
+    """BLIP or BLIP-2 of transformers by Hub id or local folder.
+
+    Pictures go through the model's own processor and are captioned one at a time, so that no caption depends on what
+    shares a batch. The defaults are what FreeSeg-Diff's release asks of BLIP through LAVIS (``blip_caption``).
+
+    Args:
+        name: Hub id or folder; ``Salesforce/blip-image-captioning-base`` is nearest to the release's ``base_coco``,
+            ``Salesforce/blip2-opt-2.7b`` is what the paper cites.
+        revision: Commit or branch on the Hub.
+        prompt: What the caption goes on from; it is not part of the caption. Spaces at its end do not count.
+        beams: Of the beam search.
+        min_length: Least number of tokens, with the prompt's and the first one, as LAVIS counts. A language model with
+            an encoder of its own (BLIP-2 with T5) reads the prompt there: it then does not count.
+        max_length: Largest number of tokens, likewise.
+        precision: Of weights and activations.
+
+    Raises:
+        ConfigurationError: A setting is out of range.
+    """
+
+    model: PreTrainedModel
+
+    def __init__(
+        self,
+        name: str = "Salesforce/blip-image-captioning-base",
+        revision: str | None = None,
+        prompt: str = "a picture of ",
+        beams: int = 3,
+        min_length: int = 10,
+        max_length: int = 30,
+        precision: Precision = "float32",
+    ) -> None:
+        super().__init__()
+        if beams < 1 or not 0 <= min_length <= max_length or max_length < 1:
+            raise ConfigurationError(
+                "captioner: beams must be at least 1, and 0 <= min_length <= max_length, max_length at least 1"
+            )
+        self.name = name
+        self.revision = revision
+        self.prompt = prompt
+        self.beams = beams
+        self.min_length = min_length
+        self.max_length = max_length
+        self.precision = precision
+
+    def load(self) -> None:
+        """Build model and processor from local files or the Hub's cache."""
+        if self.name.startswith((".", "/")) and not Path(self.name).is_dir():
+            raise ModelError(f"there is no captioner in '{self.name}': it is no folder")
+        disable_progress_bar()
+        try:
+            processor = AutoProcessor.from_pretrained(self.name, revision=self.revision)
+            model = AutoModelForImageTextToText.from_pretrained(
+                self.name, revision=self.revision, dtype=getattr(torch, self.precision)
+            )
+        except (OSError, ValueError) as error:
+            raise ModelError(
+                f"the captioner '{self.name}' is neither a complete folder here nor in the Hub's cache "
+                f"({' '.join(str(error).split())[:200]}); where there is a network, `hf download {self.name}` (or the "
+                "same command with HF_HUB_OFFLINE=0 in front) fetches it once"
+            ) from error
+        self.adopt(model, processor)
+
+    def adopt(self, model: PreTrainedModel, processor: ProcessorMixin) -> None:
+        """Use a model that was built elsewhere, such as one with random weights.
+
+        Raises:
+            ModelError: It is no BLIP.
+            ConfigurationError: The prompt leaves no room for a caption.
+        """
+        if model.config.model_type not in ("blip", "blip-2"):
+            raise ModelError(f"'{self.name}' ({type(model).__name__}) is neither BLIP nor BLIP-2")
+        self.model = model.eval().requires_grad_(False)
+        self._processor: Any = processor
+        decoder = model.text_decoder if self._is_blip else model.language_model
+        # Asked for with every picture, and a vocabulary is long.
+        self._identity = key_of(
+            {
+                "model": _plain(model.config.to_dict()),
+                "generation": _plain(decoder.generation_config.to_diff_dict()),
+                "pixels": _plain(self._processor.image_processor.to_dict()),
+                "words": _plain(self._processor.tokenizer.get_vocab()),
+            }
+        )
+        if self.max_length <= self._prompt_tokens():
+            raise ConfigurationError(
+                f"captioner: the prompt {self.prompt!r} has {self._prompt_tokens()} tokens, so that max_length "
+                f"{self.max_length} leaves none for the caption"
+            )
+
+    def settings(self) -> dict[str, Any]:
+        """See ``Captioner.settings``."""
+        return {
+            "class": type(self).__name__,
+            "model": self._identity,
+            "prompt": self.prompt.rstrip(),
+            "beams": self.beams,
+            "min_length": self.min_length,
+            "max_length": self.max_length,
+            "precision": str(self.model.dtype).removeprefix("torch."),
+        }
+
+    @torch.no_grad()
+    def caption(self, image: Tensor) -> str:
+        """See ``Captioner.caption``."""
+        inputs = self._inputs(image)
+        known = self._prompt_tokens()
+        with torch.autocast(image.device.type, enabled=False):
+            output = self.model.generate(
+                **inputs,
+                num_beams=self.beams,
+                do_sample=False,
+                min_new_tokens=max(0, self.min_length - known),
+                max_new_tokens=self.max_length - known,
+            )
+        # BLIP has written its first token into the ids that it was given, and does without the last.
+        given = inputs["input_ids"][0, :-1] if self._is_blip else inputs["input_ids"][0]
+        said = output[0]
+        if len(said) >= len(given) and torch.equal(said[: len(given)], given):
+            said = said[len(given) :]
+        return " ".join(self._processor.tokenizer.decode(said, skip_special_tokens=True).split())
+
+    def _inputs(self, image: Tensor) -> dict[str, Tensor]:
+        """What the model is called with, on the image's device."""
+        inputs = self._processor(
+            images=image, text=self.prompt.rstrip(), return_tensors="pt", input_data_format="channels_first"
+        )
+        placed = {key: value.to(image.device) for key, value in inputs.items()}
+        return {**placed, "pixel_values": placed["pixel_values"].to(self.model.dtype)}
+
+    @property
+    def _is_blip(self) -> bool:
+        return bool(self.model.config.model_type == "blip")
+
+    def _prompt_tokens(self) -> int:
+        """How many tokens a decoder is given before the caption, the first one among them."""
+        if self._is_blip:
+            return len(self._processor.tokenizer(self.prompt.rstrip()).input_ids) - 1
+        if self.model.language_model.config.is_encoder_decoder:
+            return 0
+        return len(self._processor.tokenizer(self.prompt.rstrip()).input_ids)
+
+
+def stored_caption(captioner: Captioner, weights: str | None, image: Tensor, store: ArtifactStore, title: str) -> str:
+    """A picture's caption, made once for the same pixels and captioner, then read from the store.
+
+    Args:
+        captioner: Loaded, on its device.
+        weights: Hash of its weights.
+        image: [3, H, W] uint8 RGB.
+        store: Where captions are kept.
+        title: What a person calls the picture; not part of the key.
+
+    Raises:
+        StoreError: The store cannot be written.
+    """
+    digest = hashlib.sha256(repr(tuple(image.shape)).encode() + image.cpu().numpy().tobytes()).hexdigest()
+    spec = {"kind": "caption", "captioner": captioner.settings(), "weights": weights, "image": digest}
+    item = WorkItem(spec, f"caption of {title}")
+    if not store.mend(item.key, item.title):
+        with store.lock(item.key, wait=True):
+            # Another process may have been first.
+            if not store.mend_held(item.key, item.title):
+                began = time.perf_counter()
+                letters = torch.tensor(list(captioner.caption(image).encode()), dtype=torch.uint8)
+                store.put(item, {"utf8": letters}, time.perf_counter() - began)
+    return bytes(store.load(item.key)["utf8"].tolist()).decode()
+
+
+def _plain(config: Any) -> Any:
+    """A configuration as JSON without what only says where it came from, at any depth."""
+    if isinstance(config, dict):
+        items = {str(key): value for key, value in config.items()}
+        return {key: _plain(items[key]) for key in sorted(items) if key[:1] != "_" and key not in _ORIGIN}
+    if isinstance(config, (list, tuple)):
+        return [_plain(value) for value in config]
+    known = isinstance(config, (str, int, bool, type(None))) or (isinstance(config, float) and math.isfinite(config))
+    return config if known else str(config)

@@ -1,0 +1,112 @@
+"""Regions by k-means on the dense features of one picture (FreeSeg-Diff, Section 3.1.2)."""
+
+import warnings
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from torch import Tensor
+
+from harness.errors import ConfigurationError
+from methods.backbones.features import FeatureExtractor
+from methods.regions.base import Regions
+
+
+class FeatureClusters(Regions):
+    """Class-agnostic masks: the features of a picture in K clusters, each "binarized" to one mask.
+
+    Distances are Euclidean and the features are taken as they are, as in FreeSeg-Diff's release (``sklearn``'s KMeans
+    with 10 starts, unseeded there). Every picture is clustered alone, from one seed and on one thread, so that its
+    masks depend neither on other pictures nor on how many threads there are.
+
+    Args:
+        extractor: What gives the features; their resolution and the blocks they come from are its settings.
+        clusters: K; 4 in the paper. A picture with fewer different features has fewer.
+        seed: Of the starts.
+        starts: How many sets of first centres are tried (``n_init``).
+        resize: ``clusters`` brings the numbered clusters to the picture's size, nearest (Sec. 4.1); ``features`` first
+            brings the features to the picture's size, bilinear, and clusters its pixels (the paper's way with
+            backbones other than Stable Diffusion, Table 3).
+
+    Raises:
+        ConfigurationError: A setting is out of range.
+    """
+
+    def __init__(
+        self,
+        extractor: FeatureExtractor,
+        clusters: int = 4,
+        seed: int = 0,
+        starts: int = 10,
+        resize: Literal["clusters", "features"] = "clusters",
+    ) -> None:
+        super().__init__()
+        if clusters < 1 or starts < 1 or seed < 0:
+            raise ConfigurationError("regions: clusters and starts must be at least 1, seed at least 0")
+        self.extractor = extractor
+        self.clusters = clusters
+        self.seed = seed
+        self.starts = starts
+        self.resize = resize
+
+    def load(self) -> None:
+        """Load the extractor."""
+        self.extractor.load()
+
+    def settings(self) -> dict[str, Any]:
+        """See ``Regions.settings``; of a loaded extractor."""
+        return {
+            "class": type(self).__name__,
+            "extractor": self.extractor.settings(),
+            "clusters": self.clusters,
+            "seed": self.seed,
+            "starts": self.starts,
+            "resize": self.resize,
+        }
+
+    @torch.no_grad()
+    def masks(self, image: Tensor) -> Tensor:
+        """[3, H, W] uint8 RGB -> [K', H, W] bool, K' <= K: every pixel in one of them, none empty, larger ones first.
+
+        The order, unlike k-means' own numbers, does not depend on the starts.
+        """
+        features = self.extractor.features(image[None])
+        size = (int(image.shape[1]), int(image.shape[2]))
+        if self.resize == "features":
+            features = F.interpolate(features, size, mode="bilinear", align_corners=False)
+        points = features[0].flatten(1).T.float().cpu().numpy()
+        numbers = torch.from_numpy(k_means(points, self.clusters, self.seed, self.starts)).to(image.device)
+        grid = numbers.reshape(1, 1, *features.shape[2:]).float()
+        pixels = F.interpolate(grid, size, mode="nearest")[0, 0].long()
+        masks = pixels == torch.arange(int(numbers.max()) + 1, device=image.device)[:, None, None]
+        areas = masks.flatten(1).sum(dim=1)
+        order = areas.argsort(descending=True, stable=True)
+        return masks[order[areas[order] > 0]]
+
+
+def k_means(points: NDArray[np.float32], clusters: int, seed: int, starts: int) -> NDArray[np.int64]:
+    """The cluster of each point, Euclidean, numbered in the order in which they first come.
+
+    Args:
+        points: [N, D].
+        clusters: K.
+        seed: Of the starts.
+        starts: How many sets of first centres are tried.
+
+    Returns:
+        [N] int64 in [0, K), in fewer clusters if fewer points differ.
+    """
+    fit = KMeans(min(clusters, len(points)), random_state=seed, n_init=starts)
+    # Sums over several threads come in any order.
+    with threadpool_limits(1), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=ConvergenceWarning, message=".*distinct clusters.*")
+        found = fit.fit_predict(np.ascontiguousarray(points))
+    _, first, inverse = np.unique(found, return_index=True, return_inverse=True)
+    rank = np.empty(len(first), np.int64)
+    rank[np.argsort(first)] = np.arange(len(first))
+    return rank[inverse]
