@@ -78,12 +78,10 @@ class Attribution:
         Raises:
             ConfigurationError: A prompt does not contain a word, or there is no such layer.
         """
-        every = self.convention == "daam"
-        positions = [[word_positions(pipeline.tokenizer, p, word, every) for word in words] for p in prompts]
         before = pipeline.unet.attn_processors
         chosen = self._chosen(list(before))
         sums = AttentionSums(
-            positions,
+            self.positions(pipeline.tokenizer, prompts, words),
             latents,
             longer_side(latents, self.resolution),
             self.convention,
@@ -95,6 +93,15 @@ class Attribution:
             yield sums
         finally:
             pipeline.unet.set_attn_processor(before)
+
+    def positions(self, tokenizer: Any, prompts: Sequence[str], words: Sequence[str]) -> list[list[list[int]]]:
+        """For every prompt and word the places of the word's tokens.
+
+        Raises:
+            ConfigurationError: A prompt does not contain a word.
+        """
+        every = self.convention == "daam"
+        return [[word_positions(tokenizer, prompt, word, every) for word in words] for prompt in prompts]
 
     def on_image(self, maps: Tensor, size: tuple[int, int]) -> Tensor:
         """Maps at an image's size in [0, 1], each stretched by its own minimum and maximum.

@@ -1,14 +1,10 @@
 """Attribution of pictures of captions, each to the nouns of its own caption."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from diffusers import DiffusionPipeline
-
 from harness.errors import ConfigurationError
-from methods.backbones.diffusion_pipeline import longer_side
-from methods.support.attribution import AttentionSums, Attribution, _Recorder, word_positions
+from methods.support.attribution import Attribution, word_positions
 
 # The first special token: what stands in for a word that a caption does not have.
 BOS = 0
@@ -32,8 +28,8 @@ class CaptionAttribution(Attribution):
         self.width = max(len(each) for each in words.values())
         self.unread: set[tuple[str, str]] = set()
 
-    def positions(self, tokenizer: Any, prompts: Sequence[str]) -> list[list[list[int]]]:
-        """The tokens' places of ``width`` words for every prompt."""
+    def positions(self, tokenizer: Any, prompts: Sequence[str], words: Sequence[str]) -> list[list[list[int]]]:
+        """See ``Attribution.positions``; ``width`` of the prompt's own words are taken, not those given here."""
         return [self._positions(tokenizer, prompt) for prompt in prompts]
 
     def _positions(self, tokenizer: Any, prompt: str) -> list[list[int]]:
@@ -45,24 +41,3 @@ class CaptionAttribution(Attribution):
                 self.unread.add((prompt, word))
                 found.append([BOS])
         return found + [[BOS]] * (self.width - len(found))
-
-    @contextmanager
-    def collect(
-        self, pipeline: DiffusionPipeline, prompts: Sequence[str], words: Sequence[str], latents: tuple[int, int]
-    ) -> Iterator[AttentionSums]:
-        """See ``Attribution.collect``; the prompts' own words are taken, not those given here."""
-        before = pipeline.unet.attn_processors
-        chosen = self._chosen(list(before))
-        sums = AttentionSums(
-            self.positions(pipeline.tokenizer, prompts),
-            latents,
-            longer_side(latents, self.resolution),
-            self.convention,
-            skip_coarse=self.convention == "daam" and self.layers is None,
-        )
-        during = {name: _Recorder(before[name], name, sums) if name in chosen else before[name] for name in before}
-        pipeline.unet.set_attn_processor(during)
-        try:
-            yield sums
-        finally:
-            pipeline.unet.set_attn_processor(before)
