@@ -79,7 +79,7 @@ def table(results: dict[str, Any]) -> Table:
     drawn.add_row("mIoU", _percent(results["miou"]), "", style="bold")
     drawn.add_row("mean accuracy", "", _percent(results["mean_accuracy"]))
     drawn.add_row("pixel accuracy", "", _percent(results["pixel_accuracy"]))
-    drawn.add_row("mean of per-image mIoU", _percent(results["per_image_miou"]), "")
+    drawn.add_row("per-image mean IoU", _percent(results["per_image_miou"]), "")
     drawn.add_section()
     skipped = f" ({results['skipped']} skipped)" if results["skipped"] else ""
     drawn.add_row("images", str(results["num_images"]) + skipped, "")
