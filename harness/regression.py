@@ -9,7 +9,7 @@ from typing import Any
 from harness import atomic
 from harness.comparison import Run
 from harness.errors import ConfigurationError, RunError
-from harness.study import read_mapping
+from harness.study import Point, located, read_mapping
 
 SCHEMA = 1
 KEYS = {"runs", "tolerances", "baseline"}
@@ -58,9 +58,7 @@ def _positive(values: Any) -> list[bool]:
 def _arguments(file: Path, run: Any) -> tuple[str, ...]:
     if not isinstance(run, dict) or not isinstance(run.get("config"), str) or set(run) - {"config", "set"}:
         raise ConfigurationError(f"{file}: a run has a 'config' and may have 'set' (flag: value)")
-    flags = [
-        f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in run.get("set", {}).items()
-    ]
+    flags = Point("", located(run.get("set", {}), file.parent)).arguments()
     return ("--config", str(file.parent / run["config"]), *flags)
 
 

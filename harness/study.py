@@ -155,13 +155,13 @@ def _row(file: Path, row: Any) -> Point:
         raise ConfigurationError(
             f"{file}: each row and column has a 'name' and may have 'set' (flag: value) and 'published'"
         )
-    return Point(row["name"], _located(flags, file.parent), row.get("published"))
+    return Point(row["name"], located(flags, file.parent), row.get("published"))
 
 
-def _located(value: Any, folder: Path) -> Any:
+def located(value: Any, folder: Path) -> Any:
     """Files of configuration that a table names relative to itself, relative to where the command runs."""
     if isinstance(value, dict):
-        return {key: _located(each, folder) for key, each in value.items()}
+        return {key: located(each, folder) for key, each in value.items()}
     named = isinstance(value, str) and value.endswith(".yaml") and (folder / value).is_file()
     return str(folder / value) if named else value
 
