@@ -120,6 +120,7 @@ class Benchmark(SegmentationData):
         super().__init__(batch_size, num_workers, limit, on_error)
         self.root = self.folder(root)
         self._ids = self.find_ids(self.root)
+        self._vocabulary = self.named()  # once: it is asked for at every picture
 
     @classmethod
     @abstractmethod
@@ -129,7 +130,7 @@ class Benchmark(SegmentationData):
     @property
     def vocabulary(self) -> Vocabulary:
         """The classes under mmsegmentation's names."""
-        return self.named()
+        return self._vocabulary
 
     @classmethod
     def vocabulary_for(cls, class_names: str) -> Vocabulary:

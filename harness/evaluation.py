@@ -20,7 +20,6 @@ from harness.records import Record, RecordWriter, merge
 from harness.result_pictures import ResultPictures
 from harness.results import SCHEMA, check_complete, scored
 from harness.run_directory import CONFIG, RESULTS, RunDirectory, default_name
-from harness.vocabulary import Vocabulary
 
 
 class Evaluation(Callback):
@@ -52,7 +51,8 @@ class Evaluation(Callback):
         self.settings = settings or {}
         self.config = config
         self.pictures = pictures or ResultPictures()
-        self.metric = SegmentationMetric(len(data.vocabulary), protocol.ignore_label, protocol.absent_classes)
+        self.vocabulary = data.vocabulary_for(protocol.class_names)  # once: a benchmark reads its names from files
+        self.metric = SegmentationMetric(len(self.vocabulary), protocol.ignore_label, protocol.absent_classes)
         self.results: dict[str, Any] | None = None
         self.directory: RunDirectory
         self._run_dir = run_dir
@@ -62,11 +62,6 @@ class Evaluation(Callback):
         self._earlier: list[list[Record]] = []
         self._writer: RecordWriter | None = None
         self._started = 0.0
-
-    @property
-    def vocabulary(self) -> Vocabulary:
-        """The classes that are scored."""
-        return self.data.vocabulary_for(self.protocol.class_names)
 
     def identity(self, trainer: Trainer) -> dict[str, Any]:
         """Everything that determines the run's integers."""

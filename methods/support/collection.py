@@ -4,6 +4,7 @@ No code was released; what the paper leaves open is a parameter here.
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Literal
 
 from torch import Tensor
@@ -112,7 +113,6 @@ class Collection:
         self.word_weight = word_weight
         self.unit_parts = unit_parts
         self.singular = singular
-        self._shards: CaptionShards | None = None
 
     def load(self) -> None:
         """Build the reader of nouns and list the captions, once.
@@ -122,11 +122,12 @@ class Collection:
             DataError: The captions cannot be read.
         """
         self.nouns.load()
-        if self._shards is None:
-            self._shards = CaptionShards(self.captions, self.shard)
+        self.shards()
 
     def shards(self) -> CaptionShards:
-        """The captions in shards."""
-        self.load()
-        assert self._shards is not None
-        return self._shards
+        """The captions in shards, listed once."""
+        return self._listed
+
+    @cached_property
+    def _listed(self) -> CaptionShards:
+        return CaptionShards(self.captions, self.shard)

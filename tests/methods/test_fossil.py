@@ -13,7 +13,7 @@ from harness import ArtifactStore, ConfigurationError, OvsegError, Protocol, Sam
 from harness.commands.evaluate import parser
 from harness.precompute import precompute
 from harness.windows import Box
-from methods.backbones import DenseFeatures, DiffusersTextToImage, FeatureExtractor, HubViT, OpenCLIP
+from methods.backbones import DenseFeatures, DiffusersTextToImage, HubViT, OpenCLIP
 from methods.fossil import FOSSIL, cover, ensemble
 from methods.regions.base import Regions
 from methods.support import Attribution
@@ -24,27 +24,11 @@ from methods.support.nouns import RuleNouns
 from methods.support.pooling import pool_regions
 from methods.support.retrieval import Retrieval
 from methods.support.search import FlatIndex, HNSWIndex
+from tests.methods.doubles import Colours
 
 PROTOCOL = Protocol("test", resize="none", window=None)
 WORDS = Vocabulary(("cat", "boat", "grass"))
 CAPTIONS = ("a red boat on the water", "a cat on the grass", "two cats", "a boat", "the grass", "a cat and a boat")
-
-
-class Colours(FeatureExtractor):
-    """Features that are known: a pixel's colour, centred."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.centre = torch.nn.Parameter(torch.tensor(127.5))
-
-    def load(self) -> None:
-        pass
-
-    def settings(self) -> dict[str, object]:
-        return {"class": "Colours"}
-
-    def features(self, images: torch.Tensor) -> torch.Tensor:
-        return images.float() - self.centre
 
 
 class Bright(Regions):

@@ -11,31 +11,15 @@ from harness import ConfigurationError, Protocol, Sample, Vocabulary
 from harness.precompute import precompute
 from harness.store import ArtifactStore
 from methods import OVDiff
-from methods.backbones import DenseFeatures, DiffusersTextToImage, FeatureExtractor, HubViT, OpenCLIP, TextToImage
+from methods.backbones import DenseFeatures, DiffusersTextToImage, HubViT, OpenCLIP, TextToImage
 from methods.backbones.diffusion import GeneratedImages
 from methods.support import Attribution
 from methods.support.category_filter import CategoryFilter
 from methods.support.prototypes import LEVELS, masked_cells, prototypes, resize_mask
+from tests.methods.doubles import Colours
 
 PROTOCOL = Protocol("test", resize="none", window=None)
 WORDS = Vocabulary(("background", "cat", "sky"), background=True, stuff=frozenset({"sky"}))
-
-
-class Colours(FeatureExtractor):
-    """Features that are known: a pixel's colour, centred."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.centre = torch.nn.Parameter(torch.tensor(127.5))
-
-    def load(self) -> None:
-        pass
-
-    def settings(self) -> dict[str, object]:
-        return {"class": "Colours"}
-
-    def features(self, images: torch.Tensor) -> torch.Tensor:
-        return images.float() - self.centre
 
 
 class Painter(TextToImage):
