@@ -8,7 +8,6 @@ cascade_mask_rcnn_R_50_FPN.yaml``) on facebookresearch/detectron2; karazijal/sdo
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
-from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -24,10 +23,6 @@ from methods.regions.base import Regions
 from methods.regions.cascade_rcnn import PIXEL_MEAN, PIXEL_STD, CascadeMaskRCNN, Detections
 
 PUBLISHED = "http://dl.fbaipublicfiles.com/cutler/checkpoints/cutler_cascade_final.pth"
-CONVERT = (
-    "import sys, torch, safetensors.torch as s; d = torch.load(sys.argv[1], 'cpu', weights_only=False); "
-    "s.save_file({k: torch.as_tensor(v).contiguous() for k, v in d.get('model', d).items()}, sys.argv[2])"
-)
 # What a published file may hold without our needing it: counters of the normalisation, and old anchors.
 UNUSED = (".num_batches_tracked", ".anchor_generator.cell_anchors.")
 
@@ -140,8 +135,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         raise ModelError(
-            f"'{path}' is damaged or holds more than tensors, and was not opened because such a file can run code; if "
-            f'you trust it, run: python -c "{CONVERT}" {quote(str(path))} cutler.safetensors, and give what that writes'
+            f"'{path}' is damaged or holds more than tensors, and was not opened because such a file can run code; "
+            "its tensors saved as safetensors, by detectron2's names, are read"
         ) from error
     except Exception as error:
         # Damaged files raise almost anything; the user needs the file's name, whichever it was.
