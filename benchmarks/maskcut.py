@@ -57,6 +57,7 @@ def agreement(one: Tensor, other: Tensor) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--maps", type=int, default=50)
+    parser.add_argument("--first", type=int, default=0, help="number of the first map, to go on where it was stopped")
     parser.add_argument("--grid", type=int, nargs=2, default=(60, 60))
     parser.add_argument("--dim", type=int, default=768)
     parser.add_argument("--stages", type=int, default=3)
@@ -71,7 +72,7 @@ def main() -> None:
     grid = (arguments.grid[0], arguments.grid[1])
     seconds: dict[str, list[float]] = {"reference": [], "fast": []}
     alike = []
-    for seed in range(arguments.maps):
+    for seed in range(arguments.first, arguments.first + arguments.maps):
         features = scene_features(backbone, seed, grid) if arguments.scenes else planted(seed, grid, arguments.dim)
         masks = {}
         for mode in seconds:

@@ -59,7 +59,7 @@ class FOSSIL(SegmentationMethod):
         regions_on: Regions of each ``window``, as when the method is called window by window, or of the whole ``image``
             once, cut at the windows. The paper does not say.
         score_stride: Pixels per score, in both directions, with regions; a label changes no more often than that. TCL's
-            masks have 4.
+            masks have 4. Where no region lies, patches' scores are interpolated, as without regions.
         background_threshold: Constant score of the background, for vocabularies that have one; scores lie in 0.27 to
             0.73, the sigmoids of -1 and 1. The paper has no such vocabulary.
         window_batch: Windows that are matched at once.
@@ -202,13 +202,15 @@ class FOSSIL(SegmentationMethod):
         return self.similarity(features.flatten(1).T).unflatten(1, features.shape[1:])
 
     def _region_scores(self, window: Tensor, features: Tensor, masks: Tensor) -> Tensor:
-        """The scores of the region, or else of the patch, that covers a pixel: [C, height, width] of the stride."""
-        embeddings = features.flatten(1).T
-        if len(masks):
-            embeddings = torch.cat([embeddings, pool_regions(features, masks)])
+        """The scores of the region that covers a pixel, or else of the patches around it: [C, rows, columns]."""
         size = (-(-window.shape[1] // self.score_stride), -(-window.shape[2] // self.score_stride))
-        place = cover(masks, (features.shape[1], features.shape[2]), size)
-        return self.similarity(embeddings)[:, place]
+        # As the engine stretches them where there are no regions at all.
+        patches = F.interpolate(self._patch_scores(features)[None], size, mode="bilinear")[0]
+        if not len(masks):
+            return patches
+        first = cover(masks, size)
+        regions = self.similarity(pool_regions(features, masks))
+        return torch.where(first >= 0, regions[:, first.clamp(min=0)], patches)
 
     def similarity(self, embeddings: Tensor) -> Tensor:
         """s̄(v_R, c) of every region with every concept (Eq. 5).
@@ -284,24 +286,15 @@ def ensemble(cosines: Tensor, count: Tensor, gamma: float, sigmoid: Sigmoid = "e
     return mixed if sigmoid == "each" else mixed.sigmoid()
 
 
-def cover(masks: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """What covers each pixel: the first region that does, or else its patch.
+def cover(masks: Tensor, size: tuple[int, int]) -> Tensor:
+    """Which region covers each pixel: the first that does.
 
     Args:
-        masks: [L, H, W] bool.
-        grid: (height, width) of the patches.
+        masks: [L, H, W] bool, L at least 1.
         size: (height, width) of the result, which is sampled at the middle of its pixels.
 
     Returns:
-        [*size] int64: a patch's place in reading order, or the number of patches plus the region's.
+        [*size] int64 indices into the regions; -1 where there is none.
     """
-    rows, columns = (
-        (((torch.arange(length, device=masks.device) + 0.5) * cells / length).long())
-        for length, cells in zip(size, grid, strict=True)
-    )
-    patches = rows[:, None] * grid[1] + columns
-    if not len(masks):
-        return patches
     sampled = F.interpolate(masks[None].byte(), size, mode="nearest-exact")[0]
-    first = sampled.argmax(dim=0) + grid[0] * grid[1]
-    return torch.where(sampled.amax(dim=0) > 0, first, patches)
+    return torch.where(sampled.amax(dim=0) > 0, sampled.argmax(dim=0), -1)

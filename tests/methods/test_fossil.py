@@ -188,16 +188,28 @@ def test_a_region_has_one_label_and_what_no_region_covers_its_patches() -> None:
     assert (with_regions == with_regions[0]).all()
 
 
-def test_pixels_are_covered_by_the_first_region_or_their_patch() -> None:
+def test_a_pixel_is_covered_by_the_first_region_that_does() -> None:
     masks = torch.zeros(2, 8, 8, dtype=torch.bool)
     masks[0, :4, :4], masks[1, 2:6, 2:6] = True, True
-    place = cover(masks, (2, 4), (8, 8))
-    assert place[:4, :4].unique().tolist() == [8]
-    assert place[4:6, 2:6].unique().tolist() == [9]
-    assert place[0].tolist() == [8, 8, 8, 8, 2, 2, 3, 3]
-    assert place[7].tolist() == [4, 4, 5, 5, 6, 6, 7, 7]
-    assert cover(masks[:0], (2, 4), (4, 4)).tolist() == [[0, 1, 2, 3]] * 2 + [[4, 5, 6, 7]] * 2
-    assert cover(masks, (2, 4), (4, 4)).tolist() == [[8, 8, 2, 3], [8, 8, 9, 3], [4, 9, 9, 7], [4, 5, 6, 7]]
+    first = cover(masks, (8, 8))
+    assert first[:4, :4].unique().tolist() == [0]
+    assert first[4:6, 2:6].unique().tolist() == [1]
+    assert first[0].tolist() == [0] * 4 + [-1] * 4
+    assert first[7].unique().tolist() == [-1]
+    assert cover(masks, (4, 4)).tolist() == [[0, 0, -1, -1], [0, 0, 1, -1], [-1, 1, 1, -1], [-1, -1, -1, -1]]
+
+
+class Nothing(Bright):
+    def masks(self, image: torch.Tensor) -> torch.Tensor:
+        return super().masks(image)[:0]
+
+
+@torch.inference_mode()
+def test_where_no_region_lies_scores_are_those_without_regions() -> None:
+    sample = picture(RED, (190, 255, 0), BLUE, (0, 60, 0))
+    prototypes = {"red": [RED], "blue": [BLUE], "green": [(190.0, 255.0, 0.0)]}
+    without = matching(prototypes).predict_image(sample)
+    assert torch.equal(matching(prototypes, regions=Nothing(), score_stride=1).predict_image(sample), without)
 
 
 @torch.inference_mode()
