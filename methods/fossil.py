@@ -59,7 +59,8 @@ class FOSSIL(SegmentationMethod):
         regions_on: Regions of each ``window``, as when the method is called window by window, or of the whole ``image``
             once, cut at the windows. The paper does not say.
         score_stride: Pixels per score, in both directions, with regions; a label changes no more often than that. TCL's
-            masks have 4. Where no region lies, patches' scores are interpolated, as without regions.
+            masks have 4. Where no region lies the paper takes the patch that covers a pixel (Sec. 3.5); here scores are
+            interpolated between patches, as without regions.
         background_threshold: Constant score of the background, for vocabularies that have one; scores lie in 0.27 to
             0.73, the sigmoids of -1 and 1. The paper has no such vocabulary.
         window_batch: Windows that are matched at once.
