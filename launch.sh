@@ -82,7 +82,7 @@ else
     python=$(command -v python3 || command -v python) || fail "there is neither $here/.venv (make it with make) nor a python"
 fi
 
-if [[ $1 == evaluate || $1 == segment || $1 == precompute || $1 == table || $1 == sweep ]]; then
+if [[ $1 == evaluate || $1 == segment || $1 == precompute || $1 == table || $1 == sweep || $1 == reproduce ]]; then
     if [[ -n ${SLURM_NNODES:-} && -z $nodes ]]; then
         nodes=$SLURM_NNODES
         if [[ $nodes != 1 ]]; then

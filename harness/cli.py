@@ -14,6 +14,7 @@ COMMANDS = {
     "precompute": "make what a method needs before its first image, such as generated support sets",
     "table": "evaluate every row of a table, such as an ablation",
     "sweep": "evaluate every point of a W&B sweep file and draw its curves",
+    "reproduce": "evaluate the rows of a paper's tables and print measured beside published",
     "regress": "compare small fixed runs with a committed baseline: a gate for CI",
     "compare": "compare two runs, with intervals for what changed",
     "segment": "segment your own pictures with your own words",

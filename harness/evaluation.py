@@ -20,6 +20,7 @@ from harness.records import Record, RecordWriter, merge
 from harness.result_pictures import ResultPictures
 from harness.results import SCHEMA, check_complete, scored
 from harness.run_directory import CONFIG, RESULTS, RunDirectory, default_name
+from harness.sharing import once
 
 
 class Evaluation(Callback):
@@ -57,7 +58,7 @@ class Evaluation(Callback):
         self.directory: RunDirectory
         self._run_dir = run_dir
         self._weights = method.weights()
-        self._fingerprint = data.fingerprint  # once: it asks for the size of every file
+        self._fingerprint = _fingerprint(data)
         self._mine: list[Record] = []
         self._earlier: list[list[Record]] = []
         self._writer: RecordWriter | None = None
@@ -75,6 +76,12 @@ class Evaluation(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Open the run directory, agree on what is left to do, and plan this rank's share."""
+        done = self.open(trainer)
+        pending = [index for index in range(len(self.data.ids)) if index not in done]
+        self.data.plan(self.protocol, shard(pending, trainer.global_rank, trainer.world_size))
+
+    def open(self, trainer: Trainer) -> set[int]:
+        """Take the run directory, with a record file for this rank; returns the images that any rank has finished."""
         self.method.on_error = self.data.on_error
         path = self._run_dir or Path("runs") / default_name(self.method.name, self.data.name)
         self.directory = RunDirectory(Path(distributed.broadcast(str(path))))
@@ -85,13 +92,12 @@ class Evaluation(Callback):
         self._earlier = distributed.together(self.directory.records if trainer.local_rank == 0 else None) or []
         here = [record.index for record in merge(self._earlier)]
         done = {index for indices in distributed.gather(here) for index in indices}
-        pending = [index for index in range(len(self.data.ids)) if index not in done]
-        self.data.plan(self.protocol, shard(pending, trainer.global_rank, trainer.world_size))
         if trainer.is_global_zero:
             if self.config is not None:
                 atomic.write_text(self.directory.path / CONFIG, self.config)
             self._write_results("running")
         self._writer = self.directory.writer(trainer.global_rank)
+        return done
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The metric counts where the predictions are."""
@@ -118,20 +124,17 @@ class Evaluation(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Count each image and flush its record."""
-        counted = [(prediction, self._count(prediction)) for prediction in outputs]
+        counted = [(prediction, self.count(prediction)) for prediction in outputs]
         seconds = (time.perf_counter() - self._started) / max(len(counted), 1)
         for prediction, areas in counted:
-            sample = prediction.sample
-            if areas is None:
-                record = Record(sample.number, sample.id, skipped=sample.error)
-            else:
-                record = Record.of(sample.number, sample.id, areas, seconds)
-                self.pictures.save(self.directory.path, self.method, sample, prediction.labels)
-            self._mine.append(record)
-            if self._writer is not None:
-                self._writer.write(record)
+            self.record(prediction, areas, seconds)
 
-    def _count(self, prediction: Prediction) -> Areas | None:
+    def count(self, prediction: Prediction) -> Areas | None:
+        """Compare a prediction with the truth; None for a picture that could not be read.
+
+        Raises:
+            DataError: The picture has no label map.
+        """
         sample, predicted = prediction
         if predicted is None:
             return None
@@ -141,12 +144,44 @@ class Evaluation(Callback):
         self.metric.add(confusion)
         return Areas.of(confusion)
 
+    def record(self, prediction: Prediction, areas: Areas | None, seconds: float, sync: bool = True) -> None:
+        """Flush an image's record, and keep what pictures of it are asked for.
+
+        Args:
+            prediction: The image and its label map.
+            areas: What ``count`` returned.
+            seconds: As in ``Record``.
+            sync: Wait until the disk has the record; otherwise ``sync`` has to be called some time.
+        """
+        sample = prediction.sample
+        if areas is None or prediction.labels is None:
+            record = Record(sample.number, sample.id, skipped=sample.error)
+        else:
+            record = Record.of(sample.number, sample.id, areas, seconds)
+            self.pictures.save(self.directory.path, self.method, sample, prediction.labels)
+        self._mine.append(record)
+        if self._writer is not None:
+            self._writer.write(record, sync)
+
+    def sync(self) -> None:
+        """Wait until the disk has all records."""
+        if self._writer is not None:
+            self._writer.sync()
+
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Merge all ranks' records, check them against the metric, write the results."""
+        """All images are done: the first collective after them, then ``close``."""
+        # A rank that failed joins it to say so, see ``predict``.
+        distributed.together(None)
+        self.close(trainer)
+
+    def close(self, trainer: Trainer) -> None:
+        """Merge all ranks' records, check them against the metric, write the results, and leave the run directory.
+
+        Raises:
+            RunError: On every rank: an image is missing, or the counts contradict each other.
+        """
         if self._writer is not None:
             self._writer.close()
-        # The first collective after the images: a rank that failed joins it to say so, see ``evaluate``.
-        distributed.together(None)
         gathered = distributed.gather([[r.to_json() for r in group] for group in [*self._earlier, self._mine]])
         groups = [[Record.from_json(line) for line in group] for rank in gathered for group in rank]
         records = merge(groups)
@@ -209,6 +244,12 @@ class Evaluation(Callback):
         atomic.write_json(self.directory.path / RESULTS, results)
 
 
+@once
+def _fingerprint(data: SegmentationData) -> str:
+    """Asked for once, also by many points: it takes the size of every file."""
+    return data.fingerprint
+
+
 def _path(value: object) -> str:
     return f"{type(value).__module__}.{type(value).__qualname__}"
 
@@ -244,11 +285,20 @@ def evaluate(
     if progress is not None:
         progress.metric = evaluation.metric
     trainer.callbacks.append(evaluation)  # type: ignore[attr-defined]
+    predict(trainer, method, data)
+    return evaluation
+
+
+def predict(trainer: Trainer, module: LightningModule, data: SegmentationData) -> None:
+    """Send the planned pictures through ``predict_step``, on all ranks.
+
+    Raises:
+        OvsegError: Something that the user can mend; one sentence.
+    """
     try:
-        trainer.predict(method, datamodule=data, return_predictions=False)
+        trainer.predict(module, datamodule=data, return_predictions=False)
     except DataError as error:
         if distributed.world_size() > 1:
             # The other ranks finish and record their images, then learn of it in ``on_predict_end``.
             distributed.together(_raising(error))
         raise
-    return evaluation

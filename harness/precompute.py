@@ -18,6 +18,7 @@ import torch
 from harness import distributed
 from harness.errors import OvsegError, RunError
 from harness.provenance import hash_tensors
+from harness.sharing import alone
 from harness.stage import Precomputed, Stage, StageReport
 from harness.stage_progress import StageProgress
 from harness.store import ArtifactStore, serialize
@@ -43,13 +44,25 @@ def precompute(method: "SegmentationMethod", store: ArtifactStore, patience: flo
     Raises:
         OvsegError: On every rank that lives: an item could not be made, a rank died, or the banks differ.
     """
-    stages = method.stages()
-    if not stages:
-        return Precomputed()
-    queue = WorkQueue(patience)
+    return precompute_all([method], store, patience)[0]
+
+
+def precompute_all(
+    methods: Sequence["SegmentationMethod"], store: ArtifactStore, patience: float = PATIENCE
+) -> list[Precomputed]:
+    """``precompute`` for each of some methods in turn; what several of them need is made, and looked for, once.
+
+    Inside ``sharing.shared`` their banks, too, are assembled with shared work; what a stage makes shares nothing.
+    """
+    staged = [(method, method.stages()) for method in methods]
+    if not any(stages for _, stages in staged):
+        return [Precomputed()] * len(staged)
+    queue, settled = WorkQueue(patience), set[str]()
     try:
-        reports = tuple(_run(stage, f"{number}-{stage.name}", store, queue) for number, stage in enumerate(stages))
-        content = _assemble(method, store, queue)
+        done = [
+            _one(method, stages, f"{number}", store, queue, settled) if stages else Precomputed()
+            for number, (method, stages) in enumerate(staged)
+        ]
     except OvsegError:
         queue.close()
         raise
@@ -57,6 +70,20 @@ def precompute(method: "SegmentationMethod", store: ArtifactStore, patience: flo
         _report(queue, f"rank {queue.rank} ended: {type(error).__name__}")
         raise
     queue.close()
+    return done
+
+
+def _one(
+    method: "SegmentationMethod",
+    stages: Sequence[Stage],
+    name: str,
+    store: ArtifactStore,
+    queue: WorkQueue,
+    settled: set[str],
+) -> Precomputed:
+    """One method's stages and bank; ``name`` tells it in the queue, ``settled`` has the items known to be there."""
+    reports = tuple(_run(stage, f"{name}-{i}-{stage.name}", store, queue, settled) for i, stage in enumerate(stages))
+    content = _assemble(method, f"{name}-assemble", store, queue)
     bank = safetensors.torch.load(distributed.broadcast_bytes(content))
     mine = hash_tensors(bank)
     hashes = distributed.gather(mine)
@@ -75,12 +102,15 @@ def _report(queue: WorkQueue, message: str) -> None:
         _log.debug("the queue is gone", exc_info=True)
 
 
-def _run(stage: Stage, namespace: str, store: ArtifactStore, queue: WorkQueue) -> StageReport:
+def _run(stage: Stage, namespace: str, store: ArtifactStore, queue: WorkQueue, settled: set[str]) -> StageReport:
     """One stage, from what the stores have to every store having all."""
     began = time.perf_counter()
-    items = list({item.key: item for item in stage.items()}.values())
-    if len(set(distributed.gather(key_of({"keys": [item.key for item in items]})))) != 1:
+    every = {item.key: item for item in stage.items()}
+    if len(set(distributed.gather(key_of({"keys": list(every)})))) != 1:
         raise RunError(f"the ranks do not agree on the items of stage '{stage.name}'")
+    items = [item for key, item in every.items() if key not in settled]
+    if not items:
+        return StageReport(stage.name, len(every), (0,) * queue.world_size, 0, time.perf_counter() - began)
     sound = _sound(items, store)
     missing = [item for number, item in enumerate(items) if not any(number in numbers for numbers in sound)]
     queue.begin(namespace, len(missing))
@@ -90,7 +120,8 @@ def _run(stage: Stage, namespace: str, store: ArtifactStore, queue: WorkQueue) -
             queue.meet()
     made = queue.made()
     copied = _spread(items, sound[queue.rank], store)
-    return StageReport(stage.name, len(items), tuple(made), copied, time.perf_counter() - began)
+    settled.update(every)
+    return StageReport(stage.name, len(every), tuple(made), copied, time.perf_counter() - began)
 
 
 def _sound(items: Sequence[WorkItem], store: ArtifactStore) -> list[set[int]]:
@@ -171,7 +202,8 @@ def _make(stage: Stage, item: WorkItem, store: ArtifactStore) -> bool | None:
         if store.mend_held(item.key, item.title):
             return False
         began = time.perf_counter()
-        with _seeded(item.key):
+        # An item's results are needed by no other item.
+        with _seeded(item.key), alone():
             tensors = stage.make(item, store)
         store.put(item, tensors, time.perf_counter() - began)
     return True
@@ -219,9 +251,9 @@ def _receive(store: ArtifactStore, key: str, manifest: bytes, tensors: bytes) ->
             store.receive(key, manifest, tensors)
 
 
-def _assemble(method: "SegmentationMethod", store: ArtifactStore, queue: WorkQueue) -> bytes:
+def _assemble(method: "SegmentationMethod", namespace: str, store: ArtifactStore, queue: WorkQueue) -> bytes:
     """The bank's bytes on rank 0; the other ranks wait by polling, since it may take long."""
-    queue.begin("assemble", 0)
+    queue.begin(namespace, 0)
     content = b""
     if queue.rank == 0:
         try:

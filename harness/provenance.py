@@ -11,6 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from harness.sharing import once
+
 PACKAGES = (
     "ovseg",
     "torch",
@@ -28,6 +30,7 @@ PACKAGES = (
 )
 
 
+@cache
 def versions() -> dict[str, str]:
     """Installed version of Python and of every package that can change a number; missing ones are left out."""
     found = {"python": platform.python_version()}
@@ -57,6 +60,7 @@ def commit() -> str | None:
         return None
 
 
+@once
 def hash_weights(module: nn.Module) -> str:
     """16 hex digits of the SHA-256 over names, shapes, dtypes and bytes of all parameters and buffers."""
     return hash_tensors(module.state_dict())[:16]

@@ -94,7 +94,7 @@ def _checksum(fields: dict[str, Any]) -> str:
 
 
 class RecordWriter:
-    """Appends records to a file of this process's own, synced to disk one by one.
+    """Appends records to a file of its own; a written record outlives the process, a synced one the machine, too.
 
     Args:
         path: A file that no other process writes.
@@ -104,10 +104,15 @@ class RecordWriter:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._stream = path.open("a", encoding="utf-8")
 
-    def write(self, record: Record) -> None:
-        """Write one record and wait until the disk has it."""
+    def write(self, record: Record, sync: bool = True) -> None:
+        """Write one record and, unless told otherwise, wait until the disk has it."""
         self._stream.write(record.to_json() + "\n")
         self._stream.flush()
+        if sync:
+            self.sync()
+
+    def sync(self) -> None:
+        """Wait until the disk has all records."""
         os.fsync(self._stream.fileno())
 
     def close(self) -> None:

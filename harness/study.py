@@ -8,11 +8,10 @@ sweep`` takes.
 
 import csv
 import io
-import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,15 @@ import yaml
 
 from harness import atomic
 from harness.errors import ConfigurationError
+from harness.suggestions import Goal, Space, Suggestion, drawn, first_draws, parameter, require_optimiser, suggested
 
 TABLE_KEYS = {"title", "config", "rows", "columns", "published_as"}
 ROW_KEYS = {"name", "set", "published"}
-# What an agent of W&B replaces when it starts a command.
-MACROS = re.compile(r"^\$\{.*\}$")
+# What W&B's agent replaces by the point's flags, and the other words that it replaces when it starts a command.
+FLAGS = "${args}"
+MACROS = re.compile(r"\$\{.*\}")
+# The scores of a run that a sweep can look for the best of.
+METRICS = ("miou", "pixel_accuracy", "mean_accuracy", "per_image_miou")
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,9 @@ class Study:
         columns: Every row is evaluated in each of them.
         parameters: Of a sweep, name -> values; empty for a table.
         published_as: What the published numbers are, as a column's title.
+        metric: Of a sweep, the score that it looks for the best of.
+        goal: Of a sweep, whether larger scores are better.
+        sampled: Its points were suggested one after another, and are no grid.
     """
 
     title: str
@@ -80,6 +86,9 @@ class Study:
     columns: tuple[Point, ...] = (MIOU,)
     parameters: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     published_as: str = "published"
+    metric: str = "miou"
+    goal: Goal = "maximize"
+    sampled: bool = False
 
     def points(self) -> list[tuple[Point, Point]]:
         """All pairs of a row and a column, row by row."""
@@ -95,12 +104,14 @@ class Outcome:
         column: Its column.
         miou: In percent; None when undefined.
         run: Its run directory.
+        score: The study's metric, in percent; None when undefined.
     """
 
     row: Point
     column: Point
     miou: float | None
     run: Path
+    score: float | None = None
 
 
 def read_mapping(file: Path) -> dict[str, Any]:
@@ -166,38 +177,144 @@ def located(value: Any, folder: Path) -> Any:
     return str(folder / value) if named else value
 
 
-def read_sweep(file: Path) -> Study:
-    """Read a W&B sweep file whose method is ``grid``; its command names the experiment.
+@dataclass(frozen=True)
+class Search:
+    """A sweep whose points are not known in advance: each depends on what the earlier ones came to.
+
+    Attributes:
+        title: Of the sweep.
+        arguments: Command-line arguments that all points share.
+        space: Its parameters.
+        metric: The score that it looks for the best of.
+        goal: Whether larger scores are better.
+        count: How many points to try.
+        seed: Of the suggestions.
+    """
+
+    title: str
+    arguments: tuple[str, ...]
+    space: Space
+    metric: str
+    goal: Goal
+    count: int
+    seed: int
+
+    def suggest(self, found: Sequence[tuple[Suggestion, float | None]]) -> Suggestion | None:
+        """The point after these, which have scores; None when there is no other one left."""
+        return suggested(self.space, self.seed, self.goal, found)
+
+    def points(self) -> list[tuple[Point, Point]]:
+        """Its first points, which are random and so known before any has a score."""
+        first = _random(self.space, min(self.count, first_draws(self.space)), self.seed)
+        return self.study(first).points()
+
+    def study(self, suggestions: Sequence[Suggestion]) -> Study:
+        """The points so far, as a study."""
+        rows = tuple(_swept(self.space, dict(each.flags)) for each in suggestions)
+        swept = {name: [row.flags[name] for row in rows] for name in self.space.swept()}
+        return Study(
+            self.title, self.arguments, rows, parameters=swept, metric=self.metric, goal=self.goal, sampled=True
+        )
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Everything that determines its suggestions, but the scores."""
+        # Through JSON, so that it equals what was written and read again.
+        entries = [{**asdict(each), "choices": _plain(each.choices)} for each in self.space.parameters]
+        found = {"parameters": entries, "metric": self.metric, "goal": self.goal, "seed": self.seed}
+        return json.loads(json.dumps({**found, "arguments": self.arguments}))
+
+
+def _plain(choices: Sequence[Any] | None) -> Any:
+    return {"from": choices[0], "to": choices[-1]} if isinstance(choices, range) else choices
+
+
+def _swept(space: Space, flags: dict[str, Any]) -> Point:
+    return Point(", ".join(f"{short(name)} {flags[name]}" for name in space.swept()), flags)
+
+
+def read_sweep(file: Path, count: int | None = None, seed: int = 0) -> Study | Search:
+    """Read a W&B sweep file; its command names the experiment.
+
+    Args:
+        file: What ``wandb sweep`` takes.
+        count: At most so many points; null takes the file's ``run_cap``, and all of a grid without one.
+        seed: Of random and Bayesian suggestions.
+
+    Returns:
+        A study where all points are known in advance (``grid`` and ``random``), else a search (``bayes``).
 
     Raises:
-        ConfigurationError: It cannot be read or is no grid over values, or its command evaluates nothing.
+        ConfigurationError: It cannot be read, or says something that W&B would not understand, or without an end.
     """
     content = read_mapping(file)
-    if content.get("method") != "grid":
-        raise ConfigurationError(f"{file}: only 'method: grid' can run without a W&B server")
-    parameters = content.get("parameters")
-    if not isinstance(parameters, dict) or not parameters:
+    method = content.get("method")
+    if method not in ("grid", "random", "bayes"):
+        raise ConfigurationError(f"{file}: 'method' must be grid, random or bayes, not '{method}'")
+    entries = content.get("parameters")
+    if not isinstance(entries, dict) or not entries:
         raise ConfigurationError(f"{file}: a sweep needs 'parameters'")
-    values = {str(name): _values(file, str(name), entry) for name, entry in parameters.items()}
+    count = _count(file, content, count)
+    metric, goal = _metric(file, content, needed=method == "bayes")
+    title, shared = str(content.get("name", file.stem)), _command(file, content)
+    try:
+        space = Space(tuple(parameter(str(name), entry) for name, entry in entries.items()))
+        if method == "grid":
+            rows = tuple(_swept(space, flags) for flags in space.grid())[:count]
+            swept = {name: list(dict.fromkeys(_hashable(row.flags[name]) for row in rows)) for name in space.swept()}
+            return Study(title, shared, rows, parameters=swept, metric=metric, goal=goal)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{file}: {error}") from error
+    if count is None:
+        raise ConfigurationError(f"{file}: '{method}' has no end of its own: give --count or 'run_cap'")
+    if method == "bayes":
+        require_optimiser()
+    search = Search(title, shared, space, metric, goal, count, seed)
+    return search if method == "bayes" else search.study(_random(space, count, seed))
+
+
+def _random(space: Space, count: int, seed: int) -> list[Suggestion]:
+    found: list[Suggestion] = []
+    while len(found) < count and (suggestion := drawn(space, seed, found)) is not None:
+        found.append(suggestion)
+    return found
+
+
+def _hashable(value: Any) -> Any:
+    return str(value) if isinstance(value, (list, dict)) else value
+
+
+def _count(file: Path, content: Mapping[str, Any], count: int | None) -> int | None:
+    found = content.get("run_cap") if count is None else count
+    if found is not None and (isinstance(found, bool) or not isinstance(found, int) or found < 1):
+        raise ConfigurationError(f"{file}: --count and 'run_cap' must be whole numbers of at least 1, not '{found}'")
+    return found
+
+
+def _metric(file: Path, content: Mapping[str, Any], needed: bool) -> tuple[str, Goal]:
+    """The score and the goal; where they decide what is tried, nothing is assumed: W&B's own default is to minimise."""
+    entry = content.get("metric", {})
+    name = entry.get("name") if isinstance(entry, dict) else None
+    goal = entry.get("goal") if isinstance(entry, dict) else None
+    if needed and (name is None or goal is None):
+        raise ConfigurationError(f"{file}: 'method: bayes' needs 'metric' with 'name: miou' and 'goal: maximize'")
+    if name not in (None, *METRICS):
+        raise ConfigurationError(f"{file}: a run's scores are {', '.join(METRICS)}, not '{name}'")
+    if goal not in (None, "maximize", "minimize"):
+        raise ConfigurationError(f"{file}: the 'goal' is maximize or minimize, not '{goal}'")
+    return name or "miou", goal or "maximize"
+
+
+def _command(file: Path, content: Mapping[str, Any]) -> tuple[str, ...]:
+    """What ``evaluate`` gets besides the point's flags."""
     command = [str(word) for word in content.get("command") or []]
     if "evaluate" not in command:
         raise ConfigurationError(f"{file}: its 'command' must run 'evaluate'")
-    shared = [word for word in command[command.index("evaluate") + 1 :] if not MACROS.match(word)]
-    swept = {name: each for name, each in values.items() if len(each) > 1}
-    points = []
-    for combination in itertools.product(*values.values()):
-        flags = dict(zip(values, combination, strict=True))
-        title = ", ".join(f"{short(name)} {flags[name]}" for name in swept or flags)
-        points.append(Point(title, flags))
-    return Study(str(content.get("name", file.stem)), tuple(shared), tuple(points), parameters=swept)
-
-
-def _values(file: Path, name: str, entry: Any) -> list[Any]:
-    if isinstance(entry, dict) and isinstance(entry.get("values"), list) and entry["values"]:
-        return list(entry["values"])
-    if isinstance(entry, dict) and "value" in entry:
-        return [entry["value"]]
-    raise ConfigurationError(f"{file}: parameter '{name}' of a grid needs 'values' or 'value'")
+    given = command[command.index("evaluate") + 1 :]
+    others = [word for word in given if MACROS.search(word) and word != FLAGS]
+    if given.count(FLAGS) != 1 or others:
+        raise ConfigurationError(f"{file}: its 'command' needs {FLAGS} once after 'evaluate', and no other ${{...}}")
+    return tuple(word for word in given if word != FLAGS)
 
 
 def header(study: Study) -> list[str]:
@@ -205,12 +322,15 @@ def header(study: Study) -> list[str]:
     titles = [short(name) for name in study.parameters] or [""]
     for column in study.columns:
         titles += [column.name] if study.parameters else [column.name, "Δ"]
+    if study.metric != "miou":
+        titles.append(study.metric)
     return [*titles, study.published_as] if _published(study) else titles
 
 
 def body(study: Study, outcomes: Sequence[Outcome]) -> list[list[str]]:
     """A study's table as text, one line per row that has an outcome; Δ is the rounded scores' distance to row one."""
     found = {(outcome.row.name, outcome.column.name): outcome.miou for outcome in outcomes}
+    scores = {outcome.row.name: outcome.score for outcome in outcomes}
     lines = []
     for row in study.rows:
         if not any(name == row.name for name, _ in found):
@@ -223,10 +343,19 @@ def body(study: Study, outcomes: Sequence[Outcome]) -> list[list[str]]:
                 base = found.get((study.rows[0].name, column.name))
                 known = miou is not None and base is not None and row is not study.rows[0]
                 line.append(f"{round(miou, 1) - round(base, 1):+.1f}" if known else "")  # type: ignore[arg-type]
+        if study.metric != "miou":
+            line.append(_number(scores.get(row.name)))
         if _published(study):
             line.append("" if row.published is None else _number(row.published))
         lines.append(line)
     return lines
+
+
+def best(study: Study, outcomes: Sequence[Outcome]) -> Outcome | None:
+    """The outcome with the best score, the earliest of equal ones; None when none has a score."""
+    scored = [outcome for outcome in outcomes if outcome.score is not None]
+    sign = 1 if study.goal == "maximize" else -1
+    return max(scored, key=lambda outcome: sign * (outcome.score or 0.0), default=None)
 
 
 def _published(study: Study) -> bool:
@@ -250,6 +379,7 @@ def write(folder: Path, study: Study, outcomes: Sequence[Outcome]) -> None:
             "column": outcome.column.name,
             "flags": {**outcome.column.flags, **outcome.row.flags},
             "miou": outcome.miou,
+            **({"score": outcome.score} if study.metric != "miou" else {}),
             "published": outcome.row.published,
             "run": outcome.run.name,
         }

@@ -17,6 +17,7 @@ from torch import Tensor
 from harness.data import Sample
 from harness.errors import ConfigurationError
 from harness.method import Evidence, Refiner, SegmentationMethod
+from harness.sharing import once
 from harness.stage import Stage
 from harness.store import ArtifactStore
 from harness.windows import Box, ScoreMap, class_chunks
@@ -211,7 +212,8 @@ class FOSSIL(SegmentationMethod):
             return patches
         first = cover(masks, size)
         regions = self.similarity(pool_regions(features, masks))
-        return torch.where(first >= 0, regions[:, first.clamp(min=0)], patches)
+        painted = regions.index_select(1, first.clamp(min=0).flatten()).unflatten(1, size)
+        return torch.where(first >= 0, painted, patches)
 
     def similarity(self, embeddings: Tensor) -> Tensor:
         """s̄(v_R, c) of every region with every concept (Eq. 5).
@@ -225,10 +227,10 @@ class FOSSIL(SegmentationMethod):
         regions = F.normalize(embeddings.float(), dim=1)
         most, length = self._prototypes.shape[1], len(regions)
         parts = [
-            ensemble(self._prototypes[some] @ regions.T, self._count[some], self.gamma, self.sigmoid)
+            mean_and_maximum(self._prototypes[some], self._count[some], regions, self.sigmoid)
             for some in class_chunks(len(self._prototypes), most, length)
         ]
-        return torch.cat(parts)
+        return torch.cat([mix(mean, maximum, self.gamma, self.sigmoid) for mean, maximum in parts])
 
     # Which references decided, as the introduction promises.
 
@@ -268,25 +270,33 @@ class FOSSIL(SegmentationMethod):
         return Evidence(label, title, picture.permute(1, 2, 0).numpy(), region.numpy())
 
 
-def ensemble(cosines: Tensor, count: Tensor, gamma: float, sigmoid: Sigmoid = "each") -> Tensor:
-    """The mean and the maximum of the similarities with a concept's prototypes, mixed (Eq. 5).
+@once
+def mean_and_maximum(prototypes: Tensor, count: Tensor, regions: Tensor, sigmoid: Sigmoid) -> tuple[Tensor, Tensor]:
+    """What Eq. 5 mixes: the mean and the maximum of a region's similarities with a concept's prototypes.
 
     Args:
-        cosines: [C, K, L] of C concepts' K prototypes with L regions.
+        prototypes: [C, K, D] of C concepts, of unit length.
         count: [C], how many prototypes each concept has; the rest of the K do not count.
-        gamma: γ, the weight of the maximum.
+        regions: [L, D], of unit length.
         sigmoid: As in ``FOSSIL``.
 
     Returns:
-        [C, L].
+        [C, L] each.
     """
+    cosines = prototypes @ regions.T
     similarities = cosines.sigmoid() if sigmoid == "each" else cosines
     there = (torch.arange(cosines.shape[1], device=count.device) < count[:, None])[:, :, None]
     mean = (similarities * there).sum(dim=1) / count[:, None]
-    mixed = (1 - gamma) * mean + gamma * similarities.masked_fill(~there, -torch.inf).amax(dim=1)
+    return mean, similarities.masked_fill(~there, -torch.inf).amax(dim=1)
+
+
+def mix(mean: Tensor, maximum: Tensor, gamma: float, sigmoid: Sigmoid = "each") -> Tensor:
+    """s̄ (Eq. 5): both [C, L], with γ the weight of the maximum -> [C, L]."""
+    mixed = (1 - gamma) * mean + gamma * maximum
     return mixed if sigmoid == "each" else mixed.sigmoid()
 
 
+@once
 def cover(masks: Tensor, size: tuple[int, int]) -> Tensor:
     """Which region covers each pixel: the first that does.
 

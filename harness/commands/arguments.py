@@ -14,6 +14,7 @@ from harness.errors import ConfigurationError, OvsegError
 from harness.method import SegmentationMethod
 from harness.plugins import DATA, METHODS, import_paths
 from harness.protocol import Protocol
+from harness.reproduction import Published
 
 # What of the Trainer has a meaning without training; the rest would only bury these in --help.
 TRAINER = {
@@ -61,7 +62,7 @@ class Parser(ArgumentParser):
 
 
 def add_composition(parser: ArgumentParser, data_required: bool = True) -> None:
-    """``--config``, ``--method``, ``--data``, ``--protocol`` and ``--trainer``."""
+    """``--config``, ``--method``, ``--data``, ``--protocol``, ``--trainer``, ``--seed`` and ``--published``."""
     parser.add_argument("--config", action="config", help="YAML file; may be repeated, later ones win, flags win last")
     parser.add_subclass_arguments(
         SegmentationMethod, "method", required=True, help="method: import path, entry point or YAML file"
@@ -73,6 +74,9 @@ def add_composition(parser: ArgumentParser, data_required: bool = True) -> None:
     skip = set(inspect.signature(Trainer.__init__).parameters) - TRAINER - {"self"}
     parser.add_class_arguments(Trainer, "trainer", skip=skip, instantiate=False)
     parser.add_argument("--seed", type=int, default=0, help="seed of everything random")
+    parser.add_argument(
+        "--published", type=Published | None, default=None, help="what a paper reports for this; changes nothing"
+    )
 
 
 def resolve_entry_points(arguments: list[str]) -> list[str]:

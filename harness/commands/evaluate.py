@@ -1,9 +1,10 @@
 """``ovseg evaluate``: one method on one benchmark under one protocol."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, Literal
 
 from jsonargparse import Namespace
 from lightning.pytorch import seed_everything
@@ -17,6 +18,7 @@ from harness.progress import EvaluationProgress
 from harness.result_pictures import ResultPictures
 from harness.results import table
 from harness.store import ArtifactStore
+from harness.wandb_report import LoggedPictures, Wandb, report, wanted
 
 SUMMARY = "evaluate a method on a benchmark, on one process or many; the same --run_dir goes on where it stopped"
 
@@ -31,6 +33,13 @@ def parser() -> Parser:
     built.add_argument("--save_overlays", type=int, default=0, help="draw this many images beside truth and prediction")
     built.add_argument("--seeds", type=str | None, default=None, help="evaluate with each of these seeds: 0,1,2,3,4")
     built.add_argument("--store", type=Path | None, default=None, help=STORE_HELP)
+    built.add_argument(
+        "--logger",
+        type=Literal["wandb"] | None,
+        default=None,
+        help="also log the finished run to Weights & Biases; offline without a key",
+    )
+    built.add_class_arguments(Wandb, "wandb")
     return built
 
 
@@ -56,6 +65,8 @@ def run(arguments: list[str]) -> None:
         if "seed" not in one.method.init_args:
             raise ConfigurationError(f"--seeds: {one.method.class_path} has no seed, so all of them would be equal")
         one.method.init_args.seed = seed
+        if one.wandb.group is None and "WANDB_RUN_GROUP" not in os.environ:
+            one.wandb.group = folder.name
         found[seed] = evaluate_parsed(built, one).results or {}
     if distributed.rank() == 0:
         summary = spread(found)
@@ -108,16 +119,35 @@ def _plus_minus(average: float | None, deviation: float | None) -> str:
 
 
 def evaluate_parsed(built: Parser, parsed: Namespace, quiet: bool = False) -> Evaluation:
-    """Evaluate what the command line describes; rank 0 prints the table unless it is to be quiet."""
+    """Evaluate what the command line describes; rank 0 prints the table unless it is to be quiet.
+
+    Raises:
+        OvsegError: Something that the user can mend. When only the logger failed, the results are written.
+    """
+    logged = wanted(parsed.logger)
     settings, config = plain(parsed.method), built.dump(parsed, skip_none=False)
     made = instantiate(built, parsed)
     made.method.store = ArtifactStore(made.store)
     seed_everything(made.seed, workers=True, verbose=False)
     trainer = make_trainer(made.trainer, [progress := EvaluationProgress()])
-    pictures = ResultPictures(made.save_label_maps, made.save_overlays, made.save_explanations)
+    pictures = pictures_of(made, logged)
     evaluation = evaluate(
         made.method, made.data, made.protocol, trainer, made.run_dir, settings, config, pictures, progress
     )
     if trainer.is_global_zero and evaluation.results is not None and not quiet:
         Console().print(table(evaluation.results))
+    if logged:
+        report(evaluation.directory.path, made.wandb, leads=trainer.local_rank == 0)
     return evaluation
+
+
+def pictures_of(made: Namespace, logged: bool) -> ResultPictures:
+    """Which pictures a run with these settings keeps.
+
+    Args:
+        made: The settings, instantiated.
+        logged: Whether W&B is to be shown some.
+    """
+    return LoggedPictures(
+        made.save_label_maps, made.save_overlays, made.save_explanations, made.wandb.images if logged else 0
+    )

@@ -1,7 +1,9 @@
-"""What ``ovseg table`` and ``ovseg sweep`` share: evaluate the points of a study, one after another."""
+"""What ``ovseg table`` and ``ovseg sweep`` share: evaluate the points of a study, or of a search, one after another."""
 
 import argparse
-from collections.abc import Callable
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -9,12 +11,19 @@ from jsonargparse import Namespace
 from rich.console import Console
 from rich.table import Table
 
-from harness import distributed
+from harness import atomic, distributed
 from harness.commands import evaluate
-from harness.commands.arguments import Parser, resolve_entry_points
-from harness.curves import curve_parameter, draw
-from harness.errors import ConfigurationError
-from harness.study import Outcome, Point, Study, body, folder_of, header, write
+from harness.commands.arguments import resolve_entry_points
+from harness.commands.together import evaluate_group, groups
+from harness.curves import draw, drawable
+from harness.errors import ConfigurationError, RunError
+from harness.evaluation import Evaluation
+from harness.run_directory import differences
+from harness.study import MIOU, Outcome, Point, Search, Study, best, body, folder_of, header, write
+from harness.suggestions import Suggestion
+
+SCHEMA = 1
+SUGGESTIONS = "suggestions.json"
 
 
 class _Arguments(argparse.ArgumentParser):
@@ -24,14 +33,21 @@ class _Arguments(argparse.ArgumentParser):
         raise ConfigurationError(f"{message} (see {self.prog} --help)")
 
 
-def run_file(command: str, summary: str, read: Callable[[Path], Study], arguments: list[str]) -> None:
-    """Parse, check all points, then evaluate them; finished ones are only read.
+def run_file(
+    command: str,
+    summary: str,
+    read: Callable[[argparse.Namespace], Study | Search],
+    arguments: list[str],
+    options: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
+) -> None:
+    """Parse, check all points known in advance, then evaluate; finished points are only read.
 
     Args:
         command: ``table`` or ``sweep``.
         summary: What the command does.
-        read: Makes a study of the file.
+        read: Makes a study or a search of the command's own arguments, ``file`` among them.
         arguments: FILE, ``--run_dir``, and flags of ``ovseg evaluate`` that all points get.
+        options: Adds further arguments of the command's own.
 
     Raises:
         ConfigurationError: The file or a point's settings are wrong; nothing has run then.
@@ -44,38 +60,162 @@ def run_file(command: str, summary: str, read: Callable[[Path], Study], argument
     )
     built.add_argument("file", type=Path, metavar="FILE", help=f"a {command} file (YAML)")
     built.add_argument("--run_dir", type=Path, default=None, help="where to put all runs (default: runs/NAME_OF_FILE)")
+    options(built)
     known, rest = built.parse_known_args(arguments)
-    study = read(known.file)
-    folder: Path = known.run_dir or Path("runs") / known.file.stem
-    parser = evaluate.parser()
-    points = study.points()
-    parsed = [_parse(parser, study, row, column, rest, folder) for row, column in points]
-    outcomes: list[Outcome] = []
-    for (row, column), one in zip(points, parsed, strict=True):
-        if distributed.speaks():
-            where = row.name if len(study.columns) == 1 else f"{row.name} / {column.name}"
-            print(f"{len(outcomes) + 1} of {len(points)}: {where}", flush=True)
-        evaluation = evaluate.evaluate_parsed(parser, one, quiet=True)
-        outcomes.append(Outcome(row, column, (evaluation.results or {}).get("miou"), evaluation.directory.path))
-        if distributed.rank() == 0:
-            write(folder, study, outcomes)
+    work = read(known)
+    points = Points(work.title, work.arguments, rest, known.run_dir or Path("runs") / known.file.stem)
+    study, outcomes = points.search(work) if isinstance(work, Search) else (work, points.study(work))
     if distributed.rank() == 0:
-        if curve_parameter(study) is not None:
-            draw(folder / "curves.png", study, outcomes)
+        if drawable(study):
+            draw(points.folder / "curves.png", study, outcomes)
         Console().print(_table(study, outcomes))
-        print(folder, flush=True)
+        if study.parameters and (top := best(study, outcomes)) is not None:
+            print(f"best {study.metric}: {top.score:.1f} at {top.row.name}")
+        print(points.folder, flush=True)
 
 
-def _parse(parser: Parser, study: Study, row: Point, column: Point, rest: list[str], folder: Path) -> Namespace:
-    run_dir = f"--run_dir={folder / folder_of(row, column)}"
-    arguments = [*study.arguments, *column.arguments(), *row.arguments(), *rest, run_dir]
-    try:
-        parsed = parser.parse_args(resolve_entry_points(arguments))
-    except ConfigurationError as error:
-        raise ConfigurationError(f"'{row.name}': {error}") from error
-    if parsed.seeds is not None:
-        raise ConfigurationError(f"'{row.name}': --seeds is not for studies; make the seed a parameter")
-    return parsed
+class Points:
+    """Evaluates points in one folder, each in a run directory of its own.
+
+    Args:
+        title: Of the study, and the group of its runs where they are logged.
+        shared: Command-line arguments of the study's file, for all points.
+        rest: Arguments that this command was given for all points.
+        folder: Of all runs and of the table.
+    """
+
+    def __init__(self, title: str, shared: Sequence[str], rest: Sequence[str], folder: Path) -> None:
+        self.folder = folder
+        self._title, self._shared, self._rest = title, shared, rest
+        self._parser = evaluate.parser()
+
+    def study(self, study: Study) -> list[Outcome]:
+        """Evaluate all points, which are known in advance; rank 0 writes the table after each.
+
+        Raises:
+            ConfigurationError: A point's settings are wrong; nothing has run then.
+        """
+        points = study.points()
+        parsed = [self.parse(row, column) for row, column in points]
+        names = [row.name if len(study.columns) == 1 else f"{row.name} / {column.name}" for row, column in points]
+        outcomes: dict[int, Outcome] = {}
+        for place, evaluation in self.evaluate(parsed, names):
+            outcomes[place] = _outcome(study, *points[place], evaluation)
+            if distributed.rank() == 0:
+                write(self.folder, study, [outcomes[each] for each in sorted(outcomes)])
+        return [outcomes[each] for each in sorted(outcomes)]
+
+    def evaluate(
+        self, parsed: Sequence[Namespace], names: Sequence[str], first: int = 0
+    ) -> Iterator[tuple[int, Evaluation]]:
+        """Evaluate parsed points, those that can share a pass over the data together.
+
+        Args:
+            parsed: What ``parse`` returned.
+            names: What to call them.
+            first: How many points of the study came before these.
+
+        Yields:
+            A point's place in ``parsed``, and its evaluation.
+        """
+        total = f" of {first + len(parsed)}" if first == 0 else ""
+        for group in groups(parsed):
+            if distributed.speaks():
+                for place in group:
+                    print(f"{first + place + 1}{total}: {names[place]}", flush=True)
+                if len(group) > 1:
+                    print(f"these {len(group)} in one pass over the data", flush=True)
+            yield from zip(group, evaluate_group(self._parser, [parsed[place] for place in group]), strict=True)
+
+    def search(self, search: Search) -> tuple[Study, list[Outcome]]:
+        """Evaluate points of which each depends on the scores of the earlier ones.
+
+        Rank 0 suggests, and keeps every suggestion before it is tried, so that a restart repeats none of it.
+
+        Raises:
+            ConfigurationError: The settings of one of the first points are wrong; nothing has run then.
+            RunError: The folder belongs to another sweep.
+        """
+        for row, column in search.points():
+            self.parse(row, column)
+        kept = self._kept(search)
+        tried: list[Suggestion] = []
+        scores: list[float | None] = []
+        outcomes: list[Outcome] = []
+        while len(tried) < search.count:
+            suggestion = self._next(search, kept, list(zip(tried, scores, strict=True)))
+            if suggestion is None:
+                break
+            tried.append(suggestion)
+            study = search.study(tried)
+            row = study.rows[-1]
+            ((_, evaluation),) = self.evaluate([self.parse(row, MIOU)], [row.name], first=len(outcomes))
+            outcomes.append(_outcome(study, row, MIOU, evaluation))
+            scores.append(outcomes[-1].score)
+            if distributed.rank() == 0:
+                write(self.folder, study, outcomes)
+        return search.study(tried), outcomes
+
+    def _next(
+        self, search: Search, kept: list[Suggestion], found: list[tuple[Suggestion, float | None]]
+    ) -> Suggestion | None:
+        """The next point, the same on every rank."""
+        number, suggestion = len(found), None
+        # Before the first evaluation there is no process group; the first points depend on nothing but the file.
+        if distributed.rank() == 0:
+            suggestion = kept[number] if number < len(kept) else search.suggest(found)
+            if suggestion is not None and number >= len(kept) and distributed.speaks():
+                kept.append(suggestion)
+                self._keep(search, kept)
+        agreed = distributed.broadcast(None if suggestion is None else [suggestion.flags, suggestion.places])
+        return None if agreed is None else Suggestion(*agreed)
+
+    def _kept(self, search: Search) -> list[Suggestion]:
+        """The suggestions of an earlier start of the same sweep.
+
+        Raises:
+            RunError: The folder's are of another sweep, or damaged.
+        """
+        file = self.folder / SUGGESTIONS
+        if not file.exists():
+            return []
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            known, kept = content["sweep"], [Suggestion(**each) for each in content["suggestions"]]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{file} is damaged ({error}); give another --run_dir") from error
+        if changed := differences(known, search.identity):
+            raise RunError(f"{self.folder} belongs to another sweep: {'; '.join(changed)}; give another --run_dir")
+        return kept
+
+    def _keep(self, search: Search, kept: Sequence[Suggestion]) -> None:
+        entries = [{"flags": dict(each.flags), "places": dict(each.places)} for each in kept]
+        atomic.write_json(
+            self.folder / SUGGESTIONS, {"schema": SCHEMA, "sweep": search.identity, "suggestions": entries}
+        )
+
+    def parse(self, row: Point, column: Point) -> Namespace:
+        """The settings of a point, in its run directory.
+
+        Raises:
+            ConfigurationError: They are wrong; the message names the row.
+        """
+        run_dir = f"--run_dir={self.folder / folder_of(row, column)}"
+        arguments = [*self._shared, *column.arguments(), *row.arguments(), *self._rest, run_dir]
+        try:
+            parsed = self._parser.parse_args(resolve_entry_points(arguments))
+        except ConfigurationError as error:
+            raise ConfigurationError(f"'{row.name}': {error}") from error
+        if parsed.seeds is not None:
+            raise ConfigurationError(f"'{row.name}': --seeds is not for studies; make the seed a parameter")
+        if parsed.wandb.group is None and "WANDB_RUN_GROUP" not in os.environ:
+            parsed.wandb.group = self._title
+        return parsed
+
+
+def _outcome(study: Study, row: Point, column: Point, evaluation: Evaluation) -> Outcome:
+    results = evaluation.results or {}
+    return Outcome(row, column, results.get("miou"), evaluation.directory.path, results.get(study.metric))
 
 
 def _table(study: Study, outcomes: list[Outcome]) -> Table:

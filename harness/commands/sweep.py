@@ -1,11 +1,26 @@
-"""``ovseg sweep``: every point of a W&B sweep file, without a W&B server."""
+"""``ovseg sweep``: the points of a W&B sweep file, without a W&B server."""
 
+import argparse
+
+from harness import distributed
 from harness.commands.points import run_file
-from harness.study import read_sweep
+from harness.study import Search, Study, read_mapping, read_sweep
 
-SUMMARY = "evaluate every point of a W&B sweep file; the same --run_dir goes on where it stopped"
+SUMMARY = "evaluate the points of a W&B sweep file; the same --run_dir goes on where it stopped"
 
 
 def run(arguments: list[str]) -> None:
     """Evaluate, print and draw; the table and ``curves.png`` are in the run directory."""
-    run_file("sweep", SUMMARY, read_sweep, arguments)
+    run_file("sweep", SUMMARY, _read, arguments, _options)
+
+
+def _options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--count", type=int, default=None, help="at most so many points (default: the file's run_cap)")
+    parser.add_argument("--suggestion_seed", type=int, default=0, help="seed of random and Bayesian suggestions")
+
+
+def _read(known: argparse.Namespace) -> Study | Search:
+    work = read_sweep(known.file, known.count, known.suggestion_seed)
+    if "early_terminate" in read_mapping(known.file) and distributed.speaks():
+        print("early_terminate is not used: a point has its score only when all its images are done", flush=True)
+    return work

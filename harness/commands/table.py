@@ -1,11 +1,17 @@
 """``ovseg table``: every row of a table file, such as a paper's ablation."""
 
+import argparse
+
 from harness.commands.points import run_file
-from harness.study import read_table
+from harness.study import Study, read_table
 
 SUMMARY = "evaluate every row of a table file; the same --run_dir goes on where it stopped"
 
 
 def run(arguments: list[str]) -> None:
     """Evaluate and print; ``table.json``, ``.csv`` and ``.md`` are in the run directory."""
-    run_file("table", SUMMARY, read_table, arguments)
+    run_file("table", SUMMARY, _read, arguments)
+
+
+def _read(known: argparse.Namespace) -> Study:
+    return read_table(known.file)

@@ -13,6 +13,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedM
 from transformers.utils.logging import disable_progress_bar
 
 from harness.errors import ConfigurationError, ModelError
+from harness.sharing import frozen_part, once
 from harness.store import ArtifactStore
 from harness.work_item import WorkItem, key_of
 from methods.backbones.diffusion_pipeline import Precision
@@ -21,6 +22,7 @@ from methods.backbones.diffusion_pipeline import Precision
 _ORIGIN = ("transformers_version", "dtype", "torch_dtype", "name_or_path", "processor_class", "auto_map")
 
 
+@frozen_part
 class Captioner(nn.Module):
     """A frozen image captioner. The constructor loads nothing; ``load`` does."""
 
@@ -144,6 +146,7 @@ class HubCaptioner(Captioner):
             "precision": str(self.model.dtype).removeprefix("torch."),
         }
 
+    @once
     @torch.no_grad()
     def caption(self, image: Tensor) -> str:
         """See ``Captioner.caption``."""

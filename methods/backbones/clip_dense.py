@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from harness.errors import ModelError
+from harness.sharing import once
 from methods.backbones.dense import Dense, Kind, ViTFeatures
 from methods.backbones.image_text import OpenCLIP
 from methods.backbones.pixels import IMAGENET_MEAN, IMAGENET_STD, normalise, pad_to_multiple
@@ -52,6 +53,7 @@ class OpenCLIPDense(Dense):
         """See ``Dense.settings``."""
         return {"class": type(self).__name__, "imagenet_normalisation": self.imagenet_normalisation}
 
+    @once
     def features(
         self, images: Tensor, kind: Kind = "token", layer: int = -1, cls_attention: bool = False
     ) -> ViTFeatures:

@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModel, BaseImageProcessor, PreTrainedMo
 from transformers.utils.logging import disable_progress_bar
 
 from harness.errors import ModelError
+from harness.sharing import frozen_part, once
 from methods.backbones.pixels import IMAGENET_MEAN, IMAGENET_STD, normalise, pad_to_multiple
 
 Kind = Literal["key", "query", "value", "token"]
@@ -29,6 +30,7 @@ class ViTFeatures(NamedTuple):
     cls_attention: Tensor | None
 
 
+@frozen_part
 class Dense(nn.Module):
     """A frozen dense backbone. The constructor loads nothing; ``load`` does."""
 
@@ -143,6 +145,7 @@ class HubViT(Dense):
         if not self._attentions:
             raise ModelError(f"'{self.name}' ({type(model).__name__}) has no attention layers with q_proj and k_proj")
 
+    @once
     def features(
         self, images: Tensor, kind: Kind = "token", layer: int = -1, cls_attention: bool = False
     ) -> ViTFeatures:

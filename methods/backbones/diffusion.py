@@ -14,6 +14,7 @@ from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 from harness.errors import ConfigurationError, ModelError
+from harness.sharing import frozen_part
 from methods.backbones import diffusion_pipeline as parts
 from methods.backbones.diffusion_pipeline import Precision
 
@@ -33,6 +34,7 @@ class GeneratedImages(NamedTuple):
     maps: Tensor | None
 
 
+@frozen_part
 class TextToImage(nn.Module):
     """A frozen text-to-image model. The constructor loads nothing; ``load`` does."""
 

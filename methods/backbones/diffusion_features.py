@@ -9,6 +9,7 @@ from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 from harness.errors import ConfigurationError, did_you_mean
+from harness.sharing import once
 from methods.backbones import diffusion_pipeline as parts
 from methods.backbones.diffusion_pipeline import Precision
 from methods.backbones.features import FeatureExtractor
@@ -130,6 +131,7 @@ class DiffusionFeatures(FeatureExtractor):
             **({} if self.noise else {"noise": False}),
         }
 
+    @once
     @torch.no_grad()
     def features(self, images: Tensor, prompts: Sequence[str] | None = None) -> Tensor:
         """See ``FeatureExtractor.features``.

@@ -6,10 +6,12 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from harness.errors import ConfigurationError
+from harness.sharing import frozen_part
 from methods.backbones.dense import Dense, Kind
 from methods.backbones.pixels import resize
 
 
+@frozen_part
 class FeatureExtractor(nn.Module):
     """Dense features of pictures. The constructor loads nothing; ``load`` does."""
 

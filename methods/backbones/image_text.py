@@ -11,9 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.errors import ConfigurationError, ModelError, did_you_mean
+from harness.sharing import frozen_part, once
 from methods.backbones.pixels import normalise, resize
 
 
+@frozen_part
 class ImageText(nn.Module):
     """A frozen image-text model. The constructor loads nothing; ``load`` does."""
 
@@ -94,12 +96,14 @@ class OpenCLIP(ImageText):
         self._mean, self._std = visual.image_mean, visual.image_std
         self.model = model.eval().requires_grad_(False)
 
+    @once
     def encode_images(self, images: Tensor) -> Tensor:
         """Pictures of any size, squashed to the model's input (bicubic, as its own processor does)."""
         pixels = normalise(resize(images, self.input_size), self._mean, self._std)
         embedded = self.model.encode_image(pixels.to(self._dtype))
         return F.normalize(embedded.float(), dim=-1)
 
+    @once
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """Texts in batches; longer ones are cut at the model's context length."""
         device = next(self.model.parameters()).device

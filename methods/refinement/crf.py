@@ -15,6 +15,7 @@ from torch import Tensor
 
 from harness.errors import ConfigurationError
 from harness.method import Refiner
+from harness.sharing import frozen_part, once
 
 Unary = Literal["softmax", "labels", "probability"]
 
@@ -22,6 +23,7 @@ Unary = Literal["softmax", "labels", "probability"]
 FLOOR = 1e-5
 
 
+@frozen_part
 class DenseCRF(Refiner):
     """A two-label CRF per plane: the plane's class against the rest.
 
@@ -91,6 +93,7 @@ class DenseCRF(Refiner):
             bilateral_weight=100,
         )
 
+    @once
     @torch.no_grad()
     def forward(self, image: Tensor, planes: Tensor) -> Tensor:
         """Refine planes; the work is done on the CPU.

@@ -13,11 +13,13 @@ from torch import Tensor
 
 from harness.errors import ConfigurationError
 from harness.method import Refiner
+from harness.sharing import frozen_part, once
 from harness.windows import class_chunks
 
 DILATIONS = (1, 2, 4, 8, 12, 24)
 
 
+@frozen_part
 class PAMR(Refiner):
     """PAMR with the affinity of an image computed once, and its iterations as products with one sparse matrix.
 
@@ -46,6 +48,7 @@ class PAMR(Refiner):
         self._seen: tuple[Tensor, Tensor] | None = None
         self._grid: tuple[tuple[int, int], Tensor, Tensor] | None = None
 
+    @once
     @torch.no_grad()
     def forward(self, image: Tensor, planes: Tensor) -> Tensor:
         """Refine planes.

@@ -2,6 +2,7 @@
 
 from methods.regions.base import Regions
 from methods.regions.cutler import CutLER
+from methods.regions.cutler_saliency import CutLERSaliency
 from methods.regions.feature_clusters import FeatureClusters
 from methods.regions.found import Found, FoundSeed, Saliency
 from methods.regions.maskcut import MaskCut, maskcut
@@ -10,6 +11,7 @@ from methods.regions.opencut import OpenCut
 
 __all__ = [
     "CutLER",
+    "CutLERSaliency",
     "FeatureClusters",
     "Found",
     "FoundSeed",

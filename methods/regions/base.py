@@ -5,7 +5,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from harness.sharing import frozen_part
 
+
+@frozen_part
 class Regions(nn.Module):
     """A class-agnostic segmenter, Γ in OVDiff's Eq. 1. The constructor loads nothing; ``load`` does."""
 

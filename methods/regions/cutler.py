@@ -19,6 +19,7 @@ from torch import Tensor
 from torchvision.ops import clip_boxes_to_image
 
 from harness.errors import ConfigurationError, ModelError
+from harness.sharing import once
 from methods.regions.base import Regions
 from methods.regions.cascade_rcnn import PIXEL_MEAN, PIXEL_STD, CascadeMaskRCNN, Detections
 
@@ -70,6 +71,7 @@ class CutLER(Regions):
         network.load_state_dict(network_state(tensors, network.state_dict(), path), assign=True)
         self.network = network.requires_grad_(False).eval()
 
+    @once
     @torch.no_grad()
     def masks(self, image: Tensor) -> Tensor:
         """[3, H, W] uint8 RGB -> [M, H, W] bool with M at most 100."""

@@ -13,6 +13,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import Tensor
 
 from harness.errors import ConfigurationError
+from harness.sharing import once
 from methods.backbones.features import FeatureExtractor
 from methods.regions.base import Regions
 
@@ -69,6 +70,7 @@ class FeatureClusters(Regions):
             "resize": self.resize,
         }
 
+    @once
     @torch.no_grad()
     def masks(self, image: Tensor) -> Tensor:
         """[3, H, W] uint8 RGB -> [K', H, W] bool, K' <= K: every pixel in one of them, none empty, larger ones first.

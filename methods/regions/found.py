@@ -13,11 +13,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from harness.errors import ModelError
+from harness.sharing import frozen_part, once
 from methods.backbones.dense import Dense
 
 EPSILON = 1e-10
 
 
+@frozen_part
 class Saliency(nn.Module):
     """Objectness of every pixel."""
 
@@ -67,6 +69,7 @@ class Found(Saliency):
         """See ``Saliency.settings``."""
         return {"class": type(self).__name__, "binary": self.binary, "backbone": self.backbone.settings()}
 
+    @once
     def forward(self, image: Tensor) -> Tensor:
         """Keys -> head -> bilinear to pixels (align_corners false) -> crop of the padding -> sigmoid."""
         keys = self.backbone.features(image[None], "key").patches
@@ -99,6 +102,7 @@ class FoundSeed(Saliency):
         """See ``Saliency.settings``."""
         return {"class": type(self).__name__, "tau": self.tau, "backbone": self.backbone.settings()}
 
+    @once
     def forward(self, image: Tensor) -> Tensor:
         """1 where a pixel's patch is unlike the seed, else 0 (nearest to pixels)."""
         found = self.backbone.features(image[None], "key", cls_attention=True)

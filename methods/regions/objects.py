@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from harness.errors import ConfigurationError
+from harness.sharing import once
 from methods.regions.base import Regions
 from methods.regions.found import Saliency
 from methods.regions.opencut import components
@@ -42,6 +43,7 @@ class SalientObjects(Regions):
         own = {"class": type(self).__name__, "threshold": self.threshold, "smallest": self.smallest}
         return {**own, "saliency": self.saliency.settings()}
 
+    @once
     @torch.no_grad()
     def masks(self, image: Tensor) -> Tensor:
         """See ``Regions.masks``; the masks are mutually exclusive."""

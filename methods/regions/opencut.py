@@ -13,6 +13,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from harness.errors import ConfigurationError
+from harness.sharing import once
 from methods.backbones.dense import Dense, Kind
 from methods.refinement.crf import DenseCRF, refine_proposal
 from methods.regions.base import Regions
@@ -98,6 +99,7 @@ class OpenCut(Regions):
         """Load the backbone."""
         self.backbone.load()
 
+    @once
     @torch.no_grad()
     def masks(self, image: Tensor) -> Tensor:
         """[3, H, W] uint8 RGB -> [L, H, W] bool, mutually exclusive, none empty."""

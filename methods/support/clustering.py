@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from harness.errors import ConfigurationError
+from harness.sharing import once
 
 
 class KMeans:
@@ -44,17 +45,22 @@ class KMeans:
         points = F.normalize(vectors, dim=1) if self.unit else vectors
         if len(points) <= clusters:
             return points.clone(), torch.arange(len(points))
-        rows = np.ascontiguousarray(points.float().numpy())
-        fitted: Any = faiss.Kmeans(
-            rows.shape[1],
-            clusters,
-            niter=self.iterations,
-            nredo=self.restarts,
-            seed=self.seed,
-            # All points take part, and few of them are no reason for a warning.
-            min_points_per_centroid=1,
-            max_points_per_centroid=len(rows),
-        )
-        fitted.train(rows)
-        _, nearest = fitted.index.search(rows, 1)
-        return torch.from_numpy(fitted.centroids.copy()), torch.from_numpy(nearest[:, 0].copy())
+        return _fit(points, clusters, self.iterations, self.restarts, self.seed)
+
+
+@once
+def _fit(points: Tensor, clusters: int, iterations: int, restarts: int, seed: int) -> tuple[Tensor, Tensor]:
+    rows = np.ascontiguousarray(points.float().numpy())
+    fitted: Any = faiss.Kmeans(
+        rows.shape[1],
+        clusters,
+        niter=iterations,
+        nredo=restarts,
+        seed=seed,
+        # All points take part, and few of them are no reason for a warning.
+        min_points_per_centroid=1,
+        max_points_per_centroid=len(rows),
+    )
+    fitted.train(rows)
+    _, nearest = fitted.index.search(rows, 1)
+    return torch.from_numpy(fitted.centroids.copy()), torch.from_numpy(nearest[:, 0].copy())

@@ -126,10 +126,18 @@ def test_what_is_wrong_with_a_table_is_said(content: object, said: str, tmp_path
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"method": "bayes"}, "grid"),
+        ({"method": "hyperband"}, "grid, random or bayes"),
+        ({"method": "random"}, "run_cap"),
+        ({"method": "bayes", "metric": None}, "goal: maximize"),
+        ({"method": "bayes", "metric": {"name": "miou"}}, "goal: maximize"),
+        ({"metric": {"name": "loss", "goal": "minimize"}}, "per_image_miou"),
+        ({"metric": {"name": "miou", "goal": "max"}}, "maximize or minimize"),
+        ({"run_cap": 0}, "run_cap"),
         ({"parameters": {}}, "parameters"),
-        ({"parameters": {"method.patch": {"min": 1, "max": 3}}}, "method.patch"),
+        ({"parameters": {"method.patch": {"min": 1.0, "max": 3.0}}}, "method.patch"),
         ({"command": ["python", "train.py"]}, "evaluate"),
+        ({"command": ["launch.sh", "evaluate", "--config", "x.yaml"]}, "args"),
+        ({"command": ["launch.sh", "evaluate", "${args_no_hyphens}", "${args}"]}, "args"),
     ],
 )
 def test_what_is_wrong_with_a_sweep_is_said(changes: dict[str, object], said: str, tmp_path: Path) -> None:
@@ -144,6 +152,97 @@ def test_a_sweep_is_the_product_of_its_values(tmp_path: Path) -> None:
     assert study.rows[0].arguments() == ["--a.b=1", "--c=x", "--d=5"]
     assert study.arguments == ("--config", str(SQUARES))
     assert dict(study.parameters) == {"a.b": [1, 2], "c": ["x", "y"]}
+
+
+def searched(folder: Path, **changes: object) -> Path:
+    parameters = {"method.patch": {"min": 1, "max": 24}, "data.count": {"value": 2}}
+    return sweep_file(folder, **({"method": "bayes", "parameters": parameters} | changes))
+
+
+def patches(folder: Path) -> list[int]:
+    return [each["flags"]["method.patch"] for each in json.loads((folder / "table.json").read_text())["found"]]
+
+
+def test_a_random_sweep_is_known_in_advance(ovseg: Callable[..., Outcome], tmp_path: Path) -> None:
+    file = searched(tmp_path, method="random", run_cap=3)
+    done = ovseg("sweep", file, "--run_dir", tmp_path / "out", "--suggestion_seed", "5")
+    assert done.code == 0, done.err
+    study = read_sweep(file, seed=5)
+    assert isinstance(study, Study)
+    assert patches(tmp_path / "out") == [row.flags["method.patch"] for row in study.rows]
+    assert "best miou" in done.out
+    assert cv2.imread(str(tmp_path / "out" / "curves.png")).shape[0] > 300
+    more = read_sweep(file, count=6, seed=5)
+    other = read_sweep(file, seed=6)
+    assert isinstance(more, Study)
+    assert isinstance(other, Study)
+    assert more.rows[:3] == study.rows != other.rows
+    assert len(more.rows) == 6
+
+
+def test_a_search_goes_on_where_it_stopped(ovseg: Callable[..., Outcome], tmp_path: Path) -> None:
+    file = searched(tmp_path, early_terminate={"type": "hyperband", "min_iter": 3})
+    whole = ovseg("sweep", file, "--run_dir", tmp_path / "whole", "--count", "6")
+    assert whole.code == 0, whole.err
+    assert whole.out.count("early_terminate is not used") == 1
+    folder = tmp_path / "parts"
+    assert ovseg("sweep", file, "--run_dir", folder, "--count", "5").code == 0
+    kept = json.loads((folder / "suggestions.json").read_text())["suggestions"]
+    assert [each["flags"]["method.patch"] for each in kept] == patches(tmp_path / "whole")[:5]
+    finished = {each: json.loads((each / "results.json").read_text())["seconds"] for each in folder.glob("*-*")}
+    assert len(finished) == 5
+    assert ovseg("sweep", file, "--run_dir", folder, "--count", "6").code == 0
+    assert {each: json.loads((each / "results.json").read_text())["seconds"] for each in finished} == finished
+    assert patches(folder) == patches(tmp_path / "whole")
+    assert cv2.imread(str(folder / "curves.png")).shape[0] > 300
+    other = ovseg("sweep", file, "--run_dir", folder, "--count", "6", "--suggestion_seed", "1")
+    assert other.code == 2
+    assert "seed: 0 -> 1" in other.err
+
+
+def test_a_search_takes_up_a_suggestion_that_was_not_finished(ovseg: Callable[..., Outcome], tmp_path: Path) -> None:
+    file, folder = searched(tmp_path), tmp_path / "out"
+    assert ovseg("sweep", file, "--run_dir", folder, "--count", "3").code == 0
+    # As an older version, or one with another library, may have suggested.
+    journal = folder / "suggestions.json"
+    content = json.loads(journal.read_text())
+    content["suggestions"].append({"flags": {"method.patch": 7, "data.count": 2}, "places": {"method.patch": 6}})
+    journal.write_text(json.dumps(content))
+    assert ovseg("sweep", file, "--run_dir", folder, "--count", "5").code == 0
+    assert patches(folder)[3] == 7
+    assert len(patches(folder)) == 5
+
+
+def test_ranks_try_the_same_suggestions(ovseg: Callable[..., Outcome], ranks: Ranks, tmp_path: Path) -> None:
+    file = searched(tmp_path)
+    ovseg("sweep", file, "--run_dir", tmp_path / "one", "--count", "6")
+    both = ranks.ovseg(2, "sweep", str(file), "--run_dir", str(tmp_path / "two"), "--count", "6")
+    assert [each.code for each in both] == [0, 0], both[0].err + both[1].err
+    assert (tmp_path / "one" / "table.csv").read_text() == (tmp_path / "two" / "table.csv").read_text()
+
+
+def test_a_search_ends_when_every_point_is_tried(ovseg: Callable[..., Outcome], tmp_path: Path) -> None:
+    file = searched(tmp_path, parameters={"method.patch": {"values": [2, 4, 8]}}, run_cap=9)
+    assert ovseg("sweep", file, "--run_dir", tmp_path / "out", "--data.limit", "1").code == 0
+    assert sorted(patches(tmp_path / "out")) == [2, 4, 8]
+
+
+def test_the_best_point_is_that_of_the_metric_and_the_goal(ovseg: Callable[..., Outcome], tmp_path: Path) -> None:
+    file = sweep_file(tmp_path, metric={"name": "pixel_accuracy", "goal": "minimize"})
+    done = ovseg("sweep", file, "--run_dir", tmp_path / "out")
+    assert done.code == 0, done.err
+    rows = list(csv.reader((tmp_path / "out" / "table.csv").open()))
+    assert rows[0] == ["patch", "mIoU", "pixel_accuracy"]
+    worst = min(rows[1:], key=lambda row: float(row[2]))
+    assert f"best pixel_accuracy: {worst[2]} at patch {worst[0]}" in done.out
+
+
+def test_every_first_point_is_checked_before_a_search(ovseg: Callable[..., Outcome], tmp_path: Path) -> None:
+    file = searched(tmp_path, parameters={"method.pach": {"min": 1, "max": 24}}, run_cap=4)
+    failed = ovseg("sweep", file, "--run_dir", tmp_path / "out")
+    assert failed.code == 2
+    assert "pach" in failed.err
+    assert not (tmp_path / "out").exists()
 
 
 def test_run_directories_differ_and_hold_no_name_of_a_user() -> None:

@@ -15,7 +15,8 @@ from torchvision.ops import box_iou, roi_align
 
 from harness import ConfigurationError, ModelError
 from methods.regions.cascade_rcnn import CascadeMaskRCNN, Detections, grid_anchors
-from methods.regions.cutler import CutLER, network_size, network_state, paste, published_names, read_tensors
+from methods.regions.cutler import CutLER, network_size, network_state, paste, published_names, read_tensors, resize
+from methods.regions.cutler_saliency import CutLERSaliency
 
 Layout = dict[str, tuple[int, ...]]
 
@@ -424,3 +425,21 @@ def test_a_full_size_picture(checkpoint: Path) -> None:
     masks = model.masks(picture(510, 510))
     assert masks.shape[1:] == (510, 510)
     assert sum(p.numel() for p in model.parameters()) > 70e6
+
+
+@torch.inference_mode()
+def test_saliency_adds_masks_weighted_by_their_scores(cutler: CutLER, checkpoint: Path) -> None:
+    image = picture()
+    saliency = CutLERSaliency(cutler)
+    found = cutler.network(resize(image, network_size(60, 80, cutler.size, cutler.max_size)).float(), cutler.score)
+    total = torch.zeros(60, 80)
+    for mask, score in zip(
+        paste(found, resize(image, network_size(60, 80, 64, 1333)), image), found.scores, strict=True
+    ):
+        total[mask] += score
+    assert total.max() > 0
+    torch.testing.assert_close(saliency(image), total / total.max())
+    nothing = CutLERSaliency(CutLER(str(checkpoint), score=1.0, size=64))
+    nothing.load()
+    assert not nothing(image).any()
+    assert saliency.settings()["detector"] == cutler.settings()

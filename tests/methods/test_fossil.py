@@ -14,7 +14,7 @@ from harness.commands.evaluate import parser
 from harness.precompute import precompute
 from harness.windows import Box
 from methods.backbones import DenseFeatures, DiffusersTextToImage, HubViT, OpenCLIP
-from methods.fossil import FOSSIL, cover, ensemble
+from methods.fossil import FOSSIL, cover, mean_and_maximum, mix
 from methods.regions.base import Regions
 from methods.support import Attribution
 from methods.support.captions import Captions
@@ -137,7 +137,7 @@ def test_similarity_is_equation_5(sigmoid: Any) -> None:
     torch.manual_seed(0)
     cosines = torch.rand(3, 4, 5) * 2 - 1
     count = torch.tensor([4, 2, 1])
-    found = ensemble(cosines, count, 0.7, sigmoid)
+    found = mix(*mean_and_maximum(cosines, count, torch.eye(5), sigmoid), 0.7, sigmoid)
     for concept, held in enumerate(count.tolist()):
         for region in range(5):
             s = cosines[concept, :held, region].double()

@@ -1,0 +1,134 @@
+"""``ovseg reproduce --dry_run``: what would run, what it needs, what of that is missing here, and how long it takes."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from jsonargparse import Namespace
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from harness import costs, distributed
+from harness.benchmark import Benchmark
+from harness.commands.arguments import plain
+from harness.commands.rows import Task, class_name, class_of
+from harness.data import SegmentationData
+from harness.errors import OvsegError
+from harness.needs import Need, needs
+
+
+def listed(rows: Sequence[str], most: int = 4) -> str:
+    """Names of rows in a sentence, the first few of many."""
+    return ", ".join(rows) if len(rows) <= most else f"{', '.join(rows[:most])} and {len(rows) - most} more"
+
+
+class Checked(NamedTuple):
+    """What the data of a row are.
+
+    Attributes:
+        name: The benchmark's.
+        images: How many pictures; None when nobody says.
+        classes: The foreground's names.
+        missing: Why it cannot be read, a sentence; None if it can.
+    """
+
+    name: str
+    images: int | None
+    classes: tuple[str, ...]
+    missing: str | None
+
+
+def check_data(parsed: Namespace) -> Checked:
+    """Make the data module, which reads no picture, and read the first one."""
+    found = class_of(parsed.data.class_path)
+    class_names = parsed.protocol.class_names
+    try:
+        data: SegmentationData = found(**(plain(parsed.data).get("init_args") or {}))
+        classes = data.vocabulary_for(class_names).foreground
+        data.read(0)
+        return Checked(data.name, len(data.ids), tuple(classes), None)
+    except OvsegError as error:
+        if not issubclass(found, Benchmark):
+            return Checked(found.__name__, None, (), str(error))
+        return Checked(found.name, found.published, _names(found, class_names), str(error))
+
+
+def _names(found: type[Benchmark], class_names: str) -> tuple[str, ...]:
+    """The foreground's names, which a benchmark knows without its files; none under names that it does not have."""
+    try:
+        return tuple(found.vocabulary_for(class_names).foreground)
+    except OvsegError:
+        return ()
+
+
+def print_plan(tasks: Sequence[Task], rates: Sequence[costs.Rate]) -> None:
+    """Print rows with what each needs; then, once, everything that is missing; then the hours."""
+    if not distributed.speaks():
+        return
+    checked = {task.row.name: check_data(task.parsed) for task in tasks}
+    needed = {task.row.name: needs(plain(task.parsed.method)) for task in tasks}
+    plans = [
+        costs.Plan(
+            task.row.name,
+            class_name(task.parsed.method.class_path),
+            checked[task.row.name].images,
+            checked[task.row.name].classes,
+        )
+        for task in tasks
+    ]
+    hours = costs.estimate(plans, rates)
+    drawn = Table(title="what would run", title_justify="left")
+    for position, title in enumerate(("row", "stands in", "published", "data", "needs", "hours")):
+        drawn.add_column(title, justify="right" if position in (2, 5) else "left", overflow="fold")
+    for task, plan in zip(tasks, plans, strict=True):
+        drawn.add_row(*map(Text, _planned(task, checked[task.row.name], needed[task.row.name], plan, hours)))
+    Console().print(drawn)
+    _print_needs(tasks, checked, needed)
+    _print_hours(plans, hours)
+
+
+def _planned(
+    task: Task, data: Checked, needed: Sequence[Need], plan: costs.Plan, hours: costs.Estimate
+) -> tuple[str, ...]:
+    published, absent = task.published, sum(need.missing is not None for need in needed)
+    took = hours.pictures.get(plan.row)
+    return (
+        task.row.name,
+        f"{published.table}, {published.row}, {published.benchmark}",
+        "-" if published.value is None else f"{published.value:.2f}",
+        data.name + (" (missing)" if data.missing else ""),
+        f"{len(needed)}" + (f" ({absent} missing)" if absent else ""),
+        "-" if took is None else f"{took:.2f}",
+    )
+
+
+def _print_needs(tasks: Sequence[Task], checked: dict[str, Checked], needed: dict[str, list[Need]]) -> None:
+    lacking = [(data.missing, row) for row, data in checked.items() if data.missing is not None]
+    for why in dict.fromkeys(why for why, _ in lacking):
+        print(f"missing data: {why} (for {listed([row for each, row in lacking if each == why])})")
+    every = {(need.kind, need.name): need for each in needed.values() for need in each}
+    for (kind, name), need in sorted(every.items()):
+        rows = [row for row, each in needed.items() if any((n.kind, n.name) == (kind, name) for n in each)]
+        state = "here" if need.missing is None else "missing"
+        print(f"{state}: {kind} {name}" + (f": {need.missing} (for {listed(rows)})" if need.missing else ""))
+    ready = [
+        task.row.name
+        for task in tasks
+        if checked[task.row.name].missing is None and all(need.missing is None for need in needed[task.row.name])
+    ]
+    print(f"{len(ready)} of {len(tasks)} rows can run here" + (f": {listed(ready)}" if ready else ""))
+
+
+def _print_hours(plans: Sequence[costs.Plan], hours: costs.Estimate) -> None:
+    for method, rate in hours.used.items():
+        rows = [plan.row for plan in plans if plan.method == method and plan.row in hours.pictures]
+        pictures = sum(hours.pictures[row] for row in rows)
+        made = hours.precompute[method]
+        first = f" and {made:.2f} for what is made before the first picture, shared by the rows" if made else ""
+        print(
+            f"about {pictures:.2f} for the pictures of {len(rows)} rows{first}, in {costs.unit(rate.hardware)}"
+            f" ({rate.image:.3g} s a picture by {rate.source})"
+        )
+    unknown = sorted({plan.method for plan in plans} - set(hours.used))
+    if unknown:
+        print(f"no rate was measured for {', '.join(unknown)}: benchmarks/rates.py measures them")

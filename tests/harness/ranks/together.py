@@ -1,0 +1,21 @@
+"""Points evaluated together on one rank: the argument is a JSON list of command lines of ``ovseg evaluate``."""
+
+import json
+import sys
+
+from harness import OvsegError, distributed
+from harness.commands.evaluate import parser
+from harness.commands.together import evaluate_together
+
+if __name__ == "__main__":
+    # As the command line does: a rank whose launcher is gone must not go on.
+    built = parser()
+    parsed = [built.parse_args(arguments) for arguments in json.loads(sys.argv[1])]
+    try:
+        evaluations = evaluate_together(built, parsed)
+        print(json.dumps([str(evaluation.directory.path) for evaluation in evaluations]))
+    except OvsegError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    finally:
+        distributed.leave()

@@ -1,0 +1,405 @@
+"""The contract: what every method keeps, whatever its paper; a new method is one more line of ``METHODS``.
+
+Methods run with Miniature's models on a few scenes in a folder, so that pictures of any kind can lie beside them.
+"""
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from datamodules import Folder
+from harness import ArtifactStore, Protocol, Sample, SegmentationMethod, Vocabulary
+from harness.cli import main
+from harness.commands import precompute
+from harness.commands.arguments import instantiate
+from harness.commands.evaluate import parser
+from harness.method import Evidence
+from harness.records import Record, read_lines
+from harness.stage import Precomputed
+from harness.store import TENSORS
+from miniature.world import CLASSES, draw_scene
+from tests.running import REPOSITORY, Outcome, Ranks, images, integers, until
+
+# Until it has run whole on a sound machine.
+pytestmark = pytest.mark.slow
+
+# Experiments of the repository, and what makes them quick on four classes.
+METHODS: dict[str, list[str]] = {
+    "clip_diy_miniature": ["--method.patch_sizes=[96,48]"],
+    "ovdiff_miniature": [
+        "--method.extractors={dino: configs/models/miniature_dino_features.yaml}",
+        "--method.generator.steps=2",
+        "--method.generator.batch_size=2",
+        "--method.generated=2",
+        "--method.support_size=2",
+        "--method.parts=2",
+        "--method.extra_windows=[]",
+    ],
+    "fossil_miniature": [
+        "--method.generator.steps=2",
+        "--method.collection.captions.limit=12",
+        "--method.collection.shard=4",
+        "--method.references=4",
+        "--method.prototypes=2",
+        "--method.regions=configs/models/miniature_opencut.yaml",
+        "--method.background_threshold=0.6",
+    ],
+    "freeseg_diff_miniature": ["--method.regions.starts=1", "--method.refiner=null"],
+}
+NAMES = ("background", "cat", "boat", "tree")
+SCENES = ("cat", "boat", "tree", "cat", "boat")  # what is to be seen in each
+# Height and width of pictures that nobody takes.
+SIZES = ((1, 9), (9, 1), (1, 1), (2, 3), (3, 60))
+
+
+class Case(NamedTuple):
+    """A method, with all that it needs made.
+
+    Attributes:
+        given: Its arguments on the command line, without data and store.
+        world: Folders of pictures: ``scenes``, ``damaged`` (the same, the second cut short) and ``odd``.
+        store: Its store; no test makes anything new in it.
+        made: What ``ovseg precompute`` did in an empty store.
+        run_dir: An evaluation on one rank.
+    """
+
+    given: list[str]
+    world: Path
+    store: Path
+    made: Precomputed
+    run_dir: Path
+
+    def arguments(self, store: Path, data: str = "scenes") -> list[str]:
+        return [*self.given, "--data=datamodules.Folder", f"--data.root={self.world / data}", f"--store={store}"]
+
+
+class Ready(NamedTuple):
+    """A method on its device, after everything that comes before the first picture, and pictures."""
+
+    method: SegmentationMethod
+    scenes: list[Sample]
+    odd: list[Sample]
+
+    @torch.inference_mode()
+    def labels(self, samples: list[Sample]) -> dict[str, torch.Tensor]:
+        """The label maps of one batch, by the pictures' ids."""
+        predictions = self.method.predict_step(samples, 0)
+        return {p.sample.id: p.labels for p in predictions if p.labels is not None}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """As on the ranks that these tests start."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("world")
+    (root / "scenes" / "images").mkdir(parents=True)
+    (root / "scenes" / "masks").mkdir()
+    (root / "scenes" / "classes.txt").write_text("\n".join(NAMES))
+    values = np.array([NAMES.index(name) if name in NAMES else 0 for name in CLASSES], dtype=np.uint8)
+    for number, name in enumerate(SCENES):
+        scene = draw_scene(number, (48, 48) if number % 2 else (48, 72), only=name)
+        Image.fromarray(scene.image).save(root / "scenes" / "images" / f"{number}.png")
+        Image.fromarray(values[scene.labels]).save(root / "scenes" / "masks" / f"{number}.png")
+    shutil.copytree(root / "scenes", root / "damaged")
+    damaged = root / "damaged" / "images" / "1.png"
+    damaged.write_bytes(damaged.read_bytes()[:700])
+    _odd_pictures(root / "odd")
+    return root
+
+
+def _odd_pictures(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "classes.txt").write_text("\n".join(NAMES))
+    colours = np.random.default_rng(0)
+    for height, width in SIZES:
+        noise = colours.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(folder / f"{height}x{width}.png")
+    Image.new("RGB", (50, 40), (9, 9, 9)).save(folder / "plain.png")
+    scene = Image.fromarray(draw_scene(0, (48, 48), only="cat").image)
+    scene.save(folder / "rgb.png")
+    scene.putalpha(Image.new("L", scene.size, 90))
+    scene.save(folder / "rgb_alpha.png")
+    grey = scene.convert("L")
+    grey.save(folder / "grey.png")
+    grey.convert("RGB").save(folder / "grey_rgb.png")
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def case(request: pytest.FixtureRequest, world: Path, tmp_path_factory: pytest.TempPathFactory) -> Case:
+    folder = tmp_path_factory.mktemp(request.param)
+    given = [f"--config=configs/experiments/{request.param}.yaml", *METHODS[request.param]]
+    case = Case(given, world, folder / "store", Precomputed(), folder / "run")
+    made = precompute.run(case.arguments(case.store))
+    assert evaluate(case, case.store, case.run_dir) == 0
+    return case._replace(made=made)
+
+
+@pytest.fixture(scope="module")
+def build(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Vocabulary], Ready]:
+    """Makes the method ready for a vocabulary."""
+    # A store of its own: other pictures may leave something in it.
+    store = tmp_path_factory.mktemp("ready") / "store"
+    case.store.mkdir(exist_ok=True)
+    shutil.copytree(case.store, store)
+
+    @torch.inference_mode()
+    def make(words: Vocabulary) -> Ready:
+        built = parser()
+        made = instantiate(built, built.parse_args(case.arguments(store)))
+        made.method.store = ArtifactStore(store)
+        made.method.make_ready(words, made.protocol)
+        made.method.on_predict_start()
+        return Ready(
+            made.method, *(samples(Folder(str(case.world / each)), made.protocol) for each in ("scenes", "odd"))
+        )
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def ready(build: Callable[[Vocabulary], Ready]) -> Ready:
+    """The method, ready for the vocabulary of the scenes."""
+    return build(Vocabulary(NAMES, background=True))
+
+
+def samples(data: Folder, protocol: Protocol) -> list[Sample]:
+    """All pictures as a method gets them."""
+    data.plan(protocol, range(len(data.ids)))
+    return list(chain.from_iterable(data.predict_dataloader()))
+
+
+@pytest.fixture(scope="module")
+def starter(tmp_path_factory: pytest.TempPathFactory) -> Ranks:
+    """A starter of real ranks, which find ``tests.gated``."""
+    return Ranks(tmp_path_factory.mktemp("ranks"), [str(REPOSITORY)])
+
+
+def evaluate(case: Case, store: Path, run_dir: Path, *more: str) -> int:
+    """``ovseg evaluate`` on the scenes in this process; its exit code."""
+    return main(["evaluate", *case.arguments(store), f"--run_dir={run_dir}", "--save_label_maps=true", *more])
+
+
+def found(run_dir: Path) -> tuple[Any, ...]:
+    """All that must be equal between two runs: the integers, the bank, and every label map."""
+    maps = {path.name: label_map(path) for path in (run_dir / "label_maps").iterdir()}
+    assert len(maps) == len(images(run_dir))
+    return (*integers(run_dir), json.loads((run_dir / "results.json").read_text())["bank"], maps)
+
+
+def label_map(path: Path) -> list[list[int]]:
+    with Image.open(path) as picture:
+        return np.array(picture).tolist()
+
+
+def entries(store: Path) -> dict[str, tuple[bytes, int]]:
+    """Every entry's tensors, and which file on the disk they are."""
+    root = ArtifactStore(store)
+    files = {key: root.folder(key) / TENSORS for key in root.all_keys()}
+    return {key: (file.read_bytes(), file.stat().st_ino) for key, file in files.items()}
+
+
+def tensors(store: Path) -> dict[str, bytes]:
+    return {key: content for key, (content, _) in entries(store).items()}
+
+
+def recorded(run_dir: Path) -> list[Record]:
+    """What an unfinished run has recorded."""
+    return [record for file in (run_dir / "records").glob("*.jsonl") for record in read_lines(file)]
+
+
+# Precompute: once.
+
+
+def test_what_is_needed_is_made_once(case: Case, tmp_path: Path) -> None:
+    assert all(stage.there == 0 for stage in case.made.stages)
+    assert (case.made.bank is None) == (case.made.stages == ())
+    before = entries(case.store)
+    assert len(before) >= sum(stage.items for stage in case.made.stages)
+    again = precompute.run(case.arguments(case.store))
+    assert [(stage.name, stage.there) for stage in again.stages] == [(s.name, s.items) for s in case.made.stages]
+    assert again.bank == case.made.bank
+    # What a method keeps of a picture is not made again, either.
+    assert evaluate(case, case.store, tmp_path / "run") == 0
+    assert found(tmp_path / "run") == found(case.run_dir)
+    assert entries(case.store) == before
+
+
+# Predict.
+
+
+def test_a_label_map_has_the_truths_size_and_the_vocabularys_values(case: Case, ready: Ready) -> None:
+    assert ready.method.precomputed.bank == case.made.bank
+    together = ready.labels(ready.scenes)
+    for sample, record in zip(ready.scenes, images(case.run_dir), strict=True):
+        labels = together[sample.id]
+        assert labels.dtype == torch.uint8
+        assert sample.labels is not None
+        assert labels.shape == sample.labels.shape == sample.size
+        counts = torch.bincount(labels.flatten(), minlength=len(NAMES)).tolist()
+        assert [counts[c] for c in record.classes] == list(record.prediction)
+        assert sum(counts) == sum(record.prediction) == labels.numel()
+
+
+def test_a_run_is_no_single_class(case: Case) -> None:
+    """Without this, much of what is equal here would be equal whatever the code does."""
+    assert sum(prediction > 0 for _, _, prediction, _ in integers(case.run_dir)[1]) >= 3
+
+
+def test_a_picture_does_not_depend_on_the_others(case: Case, ready: Ready) -> None:
+    ready.labels(ready.odd[-2:])
+    torch.rand(7)
+    for sample in reversed(ready.scenes):
+        labels = ready.labels([sample])[sample.id]
+        assert labels.tolist() == label_map(case.run_dir / "label_maps" / f"{sample.number:06d}.png"), sample.id
+
+
+def test_an_explanation_is_evidence_or_nothing(ready: Ready) -> None:
+    sample = ready.scenes[1]
+    labels = ready.labels([sample])[sample.id]
+    with torch.inference_mode():
+        evidence = ready.method.explain(sample, labels)
+    assert bool(evidence) == (type(ready.method).explain is not SegmentationMethod.explain)
+    for each in evidence:
+        assert isinstance(each, Evidence)
+        assert each.label in labels.unique().tolist()
+        assert each.title
+        assert each.image.dtype == np.uint8
+        assert each.region.dtype == bool
+        assert each.image.shape == (*each.region.shape, 3)
+        assert each.region.any()
+
+
+# Exactness.
+
+
+def test_two_fresh_runs_are_equal_also_with_other_batches_and_workers(case: Case, tmp_path: Path) -> None:
+    loading = ["--data.batch_size=2", "--data.num_workers=1"]
+    assert evaluate(case, tmp_path / "store", tmp_path / "run", *loading) == 0
+    assert found(tmp_path / "run") == found(case.run_dir)
+    assert tensors(tmp_path / "store") == tensors(case.store)
+
+
+def test_two_ranks_make_and_count_what_one_does(case: Case, starter: Ranks, tmp_path: Path) -> None:
+    arguments = ["evaluate", *case.arguments(tmp_path / "store"), f"--run_dir={tmp_path / 'run'}"]
+    outcomes = starter.ovseg(2, *arguments, "--save_label_maps=true")
+    assert [outcome.code for outcome in outcomes] == [0, 0], outcomes
+    assert found(tmp_path / "run") == found(case.run_dir)
+    assert tensors(tmp_path / "store") == tensors(case.store)
+
+
+def test_killed_twice_it_goes_on_with_more_ranks(case: Case, starter: Ranks, tmp_path: Path) -> None:
+    """Killed at the first thing that is finished; then before the last picture, which leaves one rank of two idle."""
+    store, run_dir, gate, scenes = (tmp_path / name for name in ("store", "run", "gate", "scenes"))
+    gate.touch()
+    shutil.copytree(case.world / "scenes", scenes)
+    given = ["evaluate", *case.arguments(store), "--data=tests.gated.Gated", f"--data.root={scenes}"]
+    given += [f"--data.gate={gate}", f"--run_dir={run_dir}", "--save_label_maps=true"]
+    killed(starter.start(starter.command, 1, *given), lambda: ArtifactStore(store).all_keys() or recorded(run_dir))
+    begun = entries(store)
+    killed(starter.start(starter.command, 1, *given), lambda: len(recorded(run_dir)) >= len(SCENES) - 1)
+    done = recorded(run_dir)
+    assert json.loads((run_dir / "results.json").read_text())["status"] == "running"
+    assert len(done) == len(SCENES) - 1
+    gate.unlink()
+    for record in done:
+        # A picture that is done would end the run if it were read again.
+        finished = scenes / "images" / record.id
+        finished.write_bytes(bytes(finished.stat().st_size))
+    outcomes = starter.ovseg(2, *given)
+    assert [outcome.code for outcome in outcomes] == [0, 0], outcomes
+    assert found(run_dir) == found(case.run_dir)
+    # Nothing that was finished was made again: the same files, the same seconds.
+    assert set(done) <= set(images(run_dir))
+    after = entries(store)
+    assert {key: after[key] for key in begun} == begun
+    assert tensors(store) == tensors(case.store)
+
+
+def killed(processes: list[Any], condition: Callable[[], Any]) -> None:
+    """Kill processes as soon as something is true."""
+    until(lambda: condition() or not all(each.is_alive() for each in processes), limit=300)
+    assert all(each.is_alive() for each in processes), "it ended by itself"
+    for process in processes:
+        process.kill()
+        process.join()
+
+
+# Bad input.
+
+
+def test_an_unreadable_picture_stops_the_run_or_is_skipped(
+    case: Case, ovseg: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    arguments = ["evaluate", *case.arguments(case.store, "damaged"), f"--run_dir={tmp_path / 'run'}"]
+    check_sentence(ovseg(*arguments), "1.png")
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["status"] == "failed"
+    outcome = ovseg(*arguments, "--data.on_error=skip")
+    assert outcome.code == 0, outcome.err
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert (results["num_images"], results["skipped"]) == (len(SCENES) - 1, 1)
+    for record, expected in zip(images(tmp_path / "run"), images(case.run_dir), strict=True):
+        if record.id == "1.png":
+            assert "1.png" in (record.skipped or "")
+        else:
+            assert record.result == expected.result
+
+
+def test_pictures_of_any_size_and_kind_are_segmented(ready: Ready) -> None:
+    labels: dict[str, torch.Tensor] = {}
+    for sample in ready.odd:
+        assert sample.error is None
+        labels |= ready.labels([sample])
+        assert labels[sample.id].shape == sample.original.shape[1:], sample.id
+        assert labels[sample.id].dtype == torch.uint8
+        assert labels[sample.id].max() < len(NAMES), sample.id
+    assert len(labels) == len(SIZES) + 5
+    assert torch.equal(labels["rgb_alpha.png"], labels["rgb.png"])
+    assert torch.equal(labels["grey.png"], labels["grey_rgb.png"])
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_one_class_is_enough(background: bool, build: Callable[[Vocabulary], Ready]) -> None:
+    ready = build(Vocabulary.from_words("cat", background))
+    sample = ready.scenes[0]
+    labels = ready.labels([sample])[sample.id]
+    assert labels.shape == sample.size
+    assert labels.max() <= int(background)
+
+
+def test_a_missing_model_is_one_sentence(case: Case, ovseg: Callable[..., Outcome], tmp_path: Path) -> None:
+    """Each of the method's models in turn is looked for where there is nothing."""
+    built = parser()
+    config = built.dump(built.parse_args(case.arguments(case.store)), skip_none=False)
+    models = sorted(set(re.findall(r"miniature/weights/\S+", config)))
+    assert models
+    for model in models:
+        file = tmp_path / "elsewhere.yaml"
+        file.write_text(config.replace(model, f"nowhere/{model}"))
+        outcome = ovseg("evaluate", f"--config={file}", f"--run_dir={tmp_path / 'run'}")
+        check_sentence(outcome, f"nowhere/{model}")
+
+
+def check_sentence(outcome: Outcome, named: str) -> None:
+    assert outcome.code == 2
+    assert outcome.out == ""
+    assert len(outcome.err.splitlines()) == 1, outcome.err
+    assert outcome.err.startswith("ovseg evaluate: ")
+    assert named in outcome.err
+    assert "Traceback" not in outcome.err
+    assert len(outcome.err) < 500, outcome.err

@@ -1,0 +1,100 @@
+"""Parity cards (docs/parity): every value that a card gives as ours is what ``ovseg evaluate`` reads from that file."""
+
+import re
+from collections.abc import Iterator
+from functools import cache
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+
+from harness.commands import evaluate
+from harness.commands.arguments import Parser, plain
+from tests.running import REPOSITORY
+
+# Until it has run whole on a sound machine.
+pytestmark = pytest.mark.slow
+
+CARDS = sorted((REPOSITORY / "docs" / "parity").glob("*.md"))
+SETTING = re.compile(r"`([\w.]+) = ([^`]+)`")
+MISSING = object()
+
+
+class Claim(NamedTuple):
+    card: str
+    file: str
+    key: str
+    value: Any
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip().strip("|").split("|")]
+
+
+def claims(text: str, card: str) -> Iterator[Claim]:
+    """Every setting in a column whose head names one of our files; each row must have one in the first of them."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    head = cells(lines[0])
+    files = {number: found[1] for number, cell in enumerate(head) if (found := re.search(r"`([^`]+\.yaml)`", cell))}
+    assert files, f"{card} names no file of ours"
+    for line in lines[2:]:
+        row = cells(line)
+        assert len(row) == len(head), line
+        assert SETTING.search(row[min(files)]), f"{card}: nothing of ours in '{row[0]}'"
+        for number, file in files.items():
+            # "same" as the column to the left.
+            source = row[number - 1] if row[number] == "same" else row[number]
+            assert SETTING.search(source), f"{card}: no setting in '{row[0]}', column {number}"
+            for key, value in SETTING.findall(source):
+                yield Claim(card, file, key, yaml.safe_load(value))
+
+
+def value_at(settings: Any, key: str) -> Any:
+    """The value of a setting; a part is known by the name of its class."""
+    for name in key.split("."):
+        if isinstance(settings, dict) and isinstance(settings.get("init_args"), dict):
+            settings = settings["init_args"]
+        if not isinstance(settings, dict) or name not in settings:
+            return MISSING
+        settings = settings[name]
+    if isinstance(settings, dict) and "class_path" in settings:
+        return settings["class_path"].rpartition(".")[2]
+    return settings
+
+
+@cache
+def parser() -> Parser:
+    return evaluate.parser()
+
+
+@cache
+def resolved(file: str) -> dict[str, Any]:
+    """A file as the command reads it: the constructors' defaults are in it."""
+    return plain(parser().parse_args(["--config", str(REPOSITORY / file)]))
+
+
+@pytest.mark.parametrize("card", CARDS, ids=lambda card: card.stem)
+def test_a_card_says_what_the_configuration_does(card: Any) -> None:
+    made = list(claims(card.read_text(), card.stem))
+    assert len(made) > 20
+    wrong = [
+        f"{claim.file}: {claim.key} = {found!r}, not {claim.value!r}"
+        for claim in made
+        if (found := value_at(resolved(claim.file), claim.key)) != claim.value
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_every_paper_has_its_card() -> None:
+    assert [card.stem for card in CARDS] == ["clip_diy", "fossil", "freeseg_diff", "ovdiff"]
+
+
+def test_a_stale_value_is_found() -> None:
+    file = "configs/experiments/clip_diy/table1_vitb32_voc21.yaml"
+    text = (
+        f"| setting | ours: `{file}` |\n| --- | --- |\n| a | `method.overlap = 0.25` |\n| b | `method.nothing = 1` |\n"
+    )
+    found = [(claim.value, value_at(resolved(file), claim.key)) for claim in claims(text, "x")]
+    assert found == [(0.25, 0.0), (1, MISSING)]
+    with pytest.raises(AssertionError, match="nothing of ours in 'c'"):
+        list(claims(text + "| c | as in the paper |\n", "x"))
