@@ -12,9 +12,6 @@ from harness.commands import evaluate
 from harness.commands.arguments import Parser, plain
 from tests.running import REPOSITORY
 
-# Until it has run whole on a sound machine.
-pytestmark = pytest.mark.slow
-
 CARDS = sorted((REPOSITORY / "docs" / "parity").glob("*.md"))
 SETTING = re.compile(r"`([\w.]+) = ([^`]+)`")
 MISSING = object()
