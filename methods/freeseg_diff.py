@@ -77,9 +77,6 @@ class FreeSegDiff(SegmentationMethod):
     name = "freeseg_diff"
     scores_background = True
 
-    # Set by ``ovseg segment`` without classes: the vocabulary is what ``find_names`` found in all pictures together.
-    names_found: bool = False
-
     def __init__(
         self,
         regions: Regions,
