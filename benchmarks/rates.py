@@ -270,7 +270,7 @@ def precomputed(method: SegmentationMethod, case: Case, pictures: int, extrapola
         return made[0]
 
     method.generator.generate = timed
-    reports = precompute(method, method.store or ArtifactStore()).stages
+    reports = precompute(method, method.store).stages
     method.generator.generate, method.generator.steps = generate, steps
     found = []
     for number, report in enumerate(reports):

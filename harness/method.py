@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, NamedTuple, final
 
 import numpy as np
@@ -91,7 +92,6 @@ class SegmentationMethod(LightningModule):
     protocol: Protocol
     on_error: str = "stop"
     names_found: bool = False  # set by `ovseg segment` without classes: the vocabulary is what `find_names` found
-    store: ArtifactStore | None = None  # null: where ``ArtifactStore()`` lies
     precomputed: Precomputed = Precomputed()
     _weights: dict[str, str] | None = None
 
@@ -125,6 +125,11 @@ class SegmentationMethod(LightningModule):
         self.vocabulary = vocabulary
         self.protocol = protocol
 
+    @cached_property
+    def store(self) -> ArtifactStore:
+        """Where what is made once lies; a command sets another."""
+        return ArtifactStore()
+
     @abstractmethod
     def load(self) -> None:
         """Build the frozen models and assign them as submodules.
@@ -150,7 +155,7 @@ class SegmentationMethod(LightningModule):
     @final
     def on_predict_start(self) -> None:
         """Lightning's hook: the models are on the device, the first image is still to come."""
-        self.precomputed = precompute(self, self.store or ArtifactStore())
+        self.precomputed = precompute(self, self.store)
         self.prepare()
 
     def image_context(self, sample: Sample) -> Any:
@@ -220,6 +225,8 @@ class SegmentationMethod(LightningModule):
         self.bind(vocabulary, protocol)
         self.load()
         self.eval().requires_grad_(False)
+        # Now, in the precision of the files: the Trainer may convert the models before a stage asks.
+        self.weights()
 
     def weights(self) -> dict[str, str]:
         """A hash of the weights per model, by the name of the submodule; gigabytes are read once, when first asked."""

@@ -22,7 +22,6 @@ from harness.precompute import precompute_all
 from harness.protocol import Protocol
 from harness.result_pictures import ResultPictures
 from harness.sharing import shared
-from harness.store import ArtifactStore
 
 # Records are written at once and outlive the process; the disk is waited for only so often, for all points together.
 SYNC_SECONDS = 5.0
@@ -71,7 +70,7 @@ class OnePass(LightningModule):
         """Lightning's hook: the models are on the device, the first picture is still to come."""
         methods = self._methods()
         with shared():
-            done = precompute_all(methods, methods[0].store or ArtifactStore())
+            done = precompute_all(methods, methods[0].store)
             for method, precomputed in zip(methods, done, strict=True):
                 method.trainer = self.trainer
                 method.precomputed = precomputed

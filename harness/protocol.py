@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from harness.errors import ConfigurationError
+from harness.prompts import check_templates
 
 FINGERPRINT_LENGTH = 16
 
@@ -30,8 +31,8 @@ class Protocol:
         name: Its name; the only field outside the fingerprint.
         version: Raised when the meaning of a field changes.
         resize: ``keep_ratio`` is mmsegmentation's rule with ``size = (long, short)``: scale = min(long / long side,
-            short / short side), new side = int(side * scale + 0.5). ``squash`` resizes to ``size = (height, width)``
-            whatever the aspect ratio. ``none`` keeps the image.
+            short / short side), new side = int(side * scale + 0.5), but at least 1 pixel, where mmsegmentation fails.
+            ``squash`` resizes to ``size = (height, width)`` whatever the aspect ratio. ``none`` keeps the image.
         size: See ``resize``, in pixels.
         interpolation: ``bilinear`` is OpenCV's without antialiasing, on uint8, as in mmsegmentation and TCL;
             ``lanczos`` is Pillow's, antialiased, as in OVDiff's release.
@@ -85,13 +86,9 @@ class Protocol:
             raise ConfigurationError(
                 f"protocol '{self.name}': stride {self.stride} leaves gaps in window {self.window}"
             )
-        for template in self.templates:
-            if template.count("{}") != 1:
-                raise ConfigurationError(f"protocol '{self.name}': template {template!r} needs exactly one {{}}")
-        if not self.templates:
-            raise ConfigurationError(f"protocol '{self.name}': templates is empty")
-        if self.labels == "resized" and not self.label_size:
-            raise ConfigurationError(f"protocol '{self.name}': labels: resized needs label_size")
+        check_templates(self.templates, f"protocol '{self.name}': templates")
+        if self.labels == "resized" and (self.label_size or 0) < 1:
+            raise ConfigurationError(f"protocol '{self.name}': labels: resized needs a positive label_size")
 
     @property
     def fingerprint(self) -> str:
@@ -101,14 +98,14 @@ class Protocol:
         return fingerprint(fields)
 
     def resized_size(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) of an image after the protocol's resize, in pixels."""
+        """(height, width) of an image after the protocol's resize, in pixels, both at least 1."""
         if self.resize == "none":
             return height, width
         if self.resize == "squash":
             return self.size
         long, short = max(self.size), min(self.size)
         scale = min(long / max(height, width), short / min(height, width))
-        return int(height * scale + 0.5), int(width * scale + 0.5)
+        return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
     def resize_image(self, image: np.ndarray) -> np.ndarray:
         """Resize an image, HWC uint8 in [0, 255], to ``resized_size``."""

@@ -1,6 +1,6 @@
 """The classes to segment: ordered names, colours, which are stuff, and whether class 0 is the background."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.errors import ConfigurationError
@@ -71,6 +71,14 @@ class Vocabulary:
     def foreground(self) -> tuple[str, ...]:
         """All names but the background."""
         return self.names[1:] if self.background else self.names
+
+    def spoken(self, words: Mapping[str, str]) -> dict[str, str]:
+        """What to call each name but the background in a prompt.
+
+        Args:
+            words: For names that are not what one would say.
+        """
+        return {name: words.get(name, name).strip() for name in self.foreground}
 
     @classmethod
     def from_words(cls, words: str | Sequence[str], background: bool = True) -> "Vocabulary":

@@ -13,6 +13,7 @@ from torch import Tensor
 from harness.data import Sample
 from harness.errors import ConfigurationError
 from harness.method import SegmentationMethod
+from harness.prompts import check_templates
 from harness.protocol import Protocol
 from harness.vocabulary import Vocabulary
 from harness.windows import Box, ScoreMap
@@ -77,8 +78,6 @@ class ClipDIY(SegmentationMethod):
             raise ConfigurationError("method.scale_weights must have a positive sum")
         if not 0 <= overlap < 1:
             raise ConfigurationError(f"method.overlap must lie in [0, 1), not {overlap}")
-        if templates is not None and any(template.count("{}") != 1 for template in templates):
-            raise ConfigurationError("method.templates: each needs exactly one {} for the class name")
         self.clip = clip
         self.saliency = saliency
         self.patch_sizes = tuple(patch_sizes)
@@ -87,7 +86,7 @@ class ClipDIY(SegmentationMethod):
         self.scale_weights = tuple(weight * len(weights) / sum(weights) for weight in weights)
         self.overlap = overlap
         self.placement = placement
-        self.templates = None if templates is None else tuple(templates)
+        self.templates = None if templates is None else check_templates(templates, "method.templates")
         self.saliency_input = saliency_input
         self.patch_batch = patch_batch
 

@@ -59,9 +59,10 @@ class FOSSIL(SegmentationMethod):
         words: What to call a class, where its name in the vocabulary is not what one would say; the paper changes none.
         regions_on: Regions of each ``window``, as when the method is called window by window, or of the whole ``image``
             once, cut at the windows. The paper does not say.
+        uncovered: What a pixel that no region covers takes: the scores of the ``patch`` that it lies in, as in the
+            paper (Sec. 3.5), or scores ``interpolated`` between patches, as without regions.
         score_stride: Pixels per score, in both directions, with regions; a label changes no more often than that. TCL's
-            masks have 4. Where no region lies the paper takes the patch that covers a pixel (Sec. 3.5); here scores are
-            interpolated between patches, as without regions.
+            masks have 4.
         background_threshold: Constant score of the background, for vocabularies that have one; scores lie in 0.27 to
             0.73, the sigmoids of -1 and 1. The paper has no such vocabulary.
         window_batch: Windows that are matched at once.
@@ -89,6 +90,7 @@ class FOSSIL(SegmentationMethod):
         clustering: KMeans | None = None,
         words: dict[str, str] | None = None,
         regions_on: Literal["window", "image"] = "window",
+        uncovered: Literal["patch", "interpolated"] = "patch",
         score_stride: int = 4,
         background_threshold: float | None = None,
         window_batch: int = 8,
@@ -100,6 +102,8 @@ class FOSSIL(SegmentationMethod):
             raise ConfigurationError(f"method.gamma (γ) must lie in 0 to 1, not be {gamma}")
         if sigmoid not in ("each", "mixed") or regions_on not in ("window", "image"):
             raise ConfigurationError("method: sigmoid is each or mixed, regions_on is window or image")
+        if uncovered not in ("patch", "interpolated"):
+            raise ConfigurationError(f"method.uncovered is patch or interpolated, not {uncovered!r}")
         self.generator = generator
         self.extractor = extractor
         self.clip = clip
@@ -113,6 +117,7 @@ class FOSSIL(SegmentationMethod):
         self.clustering = clustering or KMeans()
         self.words = words or {}
         self.regions_on = regions_on
+        self.uncovered = uncovered
         self.score_stride = score_stride
 
     def load(self) -> None:
@@ -123,8 +128,6 @@ class FOSSIL(SegmentationMethod):
         self.clip.load()
         if self.regions is not None:
             self.regions.load()
-        # Now, in the precision of the files: the Trainer may convert the models before the stages ask.
-        self.weights()
 
     # Section 3.2: reference collection generation.
 
@@ -170,7 +173,7 @@ class FOSSIL(SegmentationMethod):
         return Retrieval(self._texts, self.clip, self.index, self.references)
 
     def _concepts(self) -> list[str]:
-        return [self.words.get(name, name).strip() for name in self.vocabulary.foreground]
+        return list(self.vocabulary.spoken(self.words).values())
 
     # Section 3.5: inference.
 
@@ -204,10 +207,11 @@ class FOSSIL(SegmentationMethod):
         return self.similarity(features.flatten(1).T).unflatten(1, features.shape[1:])
 
     def _region_scores(self, window: Tensor, features: Tensor, masks: Tensor) -> Tensor:
-        """The scores of the region that covers a pixel, or else of the patches around it: [C, rows, columns]."""
+        """The scores of the region that covers a pixel, or else of its patch, or patches: [C, rows, columns]."""
         size = (-(-window.shape[1] // self.score_stride), -(-window.shape[2] // self.score_stride))
-        # As the engine stretches them where there are no regions at all.
-        patches = F.interpolate(self._patch_scores(features)[None], size, mode="bilinear")[0]
+        # Bilinear is how the engine stretches scores where there are no regions at all.
+        mode = "nearest-exact" if self.uncovered == "patch" else "bilinear"
+        patches = F.interpolate(self._patch_scores(features)[None], size, mode=mode)[0]
         if not len(masks):
             return patches
         first = cover(masks, size)
@@ -236,20 +240,18 @@ class FOSSIL(SegmentationMethod):
 
     def explain(self, sample: Sample, labels: Tensor, most: int = 3) -> list[Evidence]:
         """For each class found, the references nearest to the prototypes that decided most of it."""
-        store = self.store or ArtifactStore()
         features = F.normalize(self.extractor.features(sample.image[None])[0].float(), dim=0)
         first = int(self.vocabulary.background)
         evidence = []
         for label in labels.unique().tolist():
             if label < first:
                 continue  # the background is a constant
-            cells = stretch(labels == label, (features.shape[1], features.shape[2]))
             own = self._prototypes[label - first, : int(self._count[label - first])]
-            votes = Counter(dict(winners(features, own, cells)))
-            found = self._retrieval.read(self._concepts()[label - first], store)
+            votes = Counter(dict(winners(features, own, labels == label)))
+            found = self._retrieval.read(self._concepts()[label - first], self.store)
             for prototype, won in votes.most_common(most):
                 row = self._nearest(found, label - first, prototype)
-                evidence.append(self._evidence(self._texts.references, store, label, found, row, won / votes.total()))
+                evidence.append(self._evidence(label, found, row, won / votes.total()))
         return evidence
 
     def _nearest(self, found: Retrieved, concept: int, prototype: int) -> int:
@@ -260,11 +262,10 @@ class FOSSIL(SegmentationMethod):
             cosines[~members] = -torch.inf
         return int(cosines.argmax())
 
-    def _evidence(
-        self, stage: ReferenceStage, store: ArtifactStore, label: int, found: Retrieved, row: int, share: float
-    ) -> Evidence:
+    def _evidence(self, label: int, found: Retrieved, row: int, share: float) -> Evidence:
+        stage = self._texts.references
         reference = found.references[row]
-        picture, heat = stage.pictures.again(reference, found.shards[row], store)
+        picture, heat = stage.pictures.again(reference, found.shards[row], self.store)
         region = stretch(stage.masks(heat[None])[0], (picture.shape[1], picture.shape[2]))
         title = f"'{reference.noun.text}' in \"{reference.caption.text}\", {100 * share:.0f} %"
         return Evidence(label, title, picture.permute(1, 2, 0).numpy(), region.numpy())

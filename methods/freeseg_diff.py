@@ -13,7 +13,7 @@ from torch import Tensor
 from harness.data import Sample
 from harness.errors import ConfigurationError
 from harness.method import Refiner, SegmentationMethod
-from harness.store import ArtifactStore
+from harness.prompts import check_templates
 from harness.windows import Box, ScoreMap
 from methods.backbones.captioner import Captioner, stored_caption
 from methods.backbones.image_text import ImageText
@@ -99,8 +99,6 @@ class FreeSegDiff(SegmentationMethod):
         super().__init__()
         if fill != "region" and (len(fill) != 3 or not all(0 <= int(level) <= 255 for level in fill)):
             raise ConfigurationError(f"method.fill is 'region' or an RGB colour of levels in 0 to 255, not {fill}")
-        if templates is not None and any(template.count("{}") != 1 for template in templates):
-            raise ConfigurationError("method.templates: each needs exactly one {} for the class name")
         if scale <= 0 or not 0 < threshold < 1:
             raise ConfigurationError("method: scale must be positive and threshold lie between 0 and 1")
         self.regions = regions
@@ -109,7 +107,7 @@ class FreeSegDiff(SegmentationMethod):
         self.nouns = nouns or SpacyNouns()
         self.candidates = candidates or CandidateFilter()
         self.region_refiner = refiner
-        self.templates = None if templates is None else tuple(templates)
+        self.templates = None if templates is None else check_templates(templates, "method.templates")
         self.background_names = tuple(background_names)
         self.fill = None if fill == "region" else tuple(fill)
         self.view: View = view
@@ -128,8 +126,6 @@ class FreeSegDiff(SegmentationMethod):
             self.captioner.load()
             self.nouns.load()
             self.candidates.load()
-        # Now, in the precision of the files: the Trainer may convert the models before the first caption.
-        self.weights()
 
     def prepare(self) -> None:
         """T: encode the classes, for naming and for filtering."""
@@ -156,8 +152,7 @@ class FreeSegDiff(SegmentationMethod):
         """The nouns of the picture's caption, singular, each once."""
         if self.captioner is None:
             raise ConfigurationError("without --classes there must be a captioner: method.captioner is null")
-        store = self.store or ArtifactStore()
-        caption = stored_caption(self.captioner, self.weights().get("captioner"), image, store, title)
+        caption = stored_caption(self.captioner, self.weights().get("captioner"), image, self.store, title)
         return list(dict.fromkeys(noun.lemma for noun in self.nouns.nouns(caption)))
 
     def _candidate_classes(self, sample: Sample) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from harness.data import Sample
 from harness.errors import ConfigurationError
 from harness.method import Evidence, Refiner, SegmentationMethod
+from harness.prompts import check_templates
 from harness.stage import Stage
 from harness.store import ArtifactStore
 from harness.windows import Box, ScoreMap, window_grid
@@ -114,8 +115,7 @@ class OVDiff(SegmentationMethod):
             raise ConfigurationError(
                 "method: support_size must be at least 1, parts 0, generated at least support_size"
             )
-        if prompt.count("{}") != 1:
-            raise ConfigurationError("method.prompt needs exactly one {} for the class name")
+        check_templates((prompt,), "method.prompt")
         if not levels:
             raise ConfigurationError(f"method.levels needs at least one of {', '.join(LEVELS)}")
         if not 1 <= most_categories <= 16:
@@ -154,8 +154,6 @@ class OVDiff(SegmentationMethod):
             self.segmenter.load()
         if self.clip is not None:
             self.clip.load()
-        # Now, in the precision of the files: the Trainer may convert the models before the stages ask.
-        self.weights()
 
     def _extractors(self) -> Mapping[str, FeatureExtractor]:
         return dict(self.extractors.items())  # type: ignore[arg-type]
@@ -168,7 +166,7 @@ class OVDiff(SegmentationMethod):
         return [support, masks, *prototypes.values()]
 
     def _stages(self) -> tuple[SupportStage, MaskStage, dict[str, PrototypeStage]]:
-        words = {name: self.words.get(name, name).strip() for name in self.vocabulary.foreground}
+        words = self.vocabulary.spoken(self.words)
         hashes = self.weights()
         support = SupportStage(self.generator, self.attribution, words, self.prompt, self.generated, self.seed)
         masks = MaskStage(support, self.support_size, self.segmenter, hashes.get("segmenter"), self.release_rules)
@@ -236,9 +234,10 @@ class OVDiff(SegmentationMethod):
         self._filtered = [n for n, name in enumerate(names) if self.filter_stuff or name not in self._stuff()]
         self._filter: CategoryFilter | None = None
         if self.clip is not None and self._filtered:
-            words = [self.words.get(names[n], names[n]).strip() for n in self._filtered]
+            words = self.vocabulary.spoken(self.words)
+            asked = [words[names[n]] for n in self._filtered]
             self._filter = CategoryFilter(
-                self.clip, words, self.most_categories, scale=self.filter_scale, multi_label=self.multi_label
+                self.clip, asked, self.most_categories, scale=self.filter_scale, multi_label=self.multi_label
             )
 
     def image_context(self, sample: Sample) -> frozenset[int]:
@@ -289,21 +288,20 @@ class OVDiff(SegmentationMethod):
     def explain(self, sample: Sample, labels: Tensor, most: int = 3) -> list[Evidence]:
         """For each class found, the support regions whose prototypes decided most of it, over all extractors."""
         present = self.image_context(sample)
-        store = self.store or ArtifactStore()
         evidence = []
         for label in labels.unique().tolist():
             votes: Counter[tuple[str, int, int]] = Counter()
             for name, extractor in self._extractors().items():
                 features = F.normalize(extractor.features(sample.image[None])[0].float(), dim=0)
-                cells = stretch(labels == label, (features.shape[1], features.shape[2]))
                 region, owners = self._owners(label, name, present)
                 vectors = [self._prototypes[name][region][n] for n, _ in owners]
                 every = [(n, int(index)) for n, kept in owners for index in kept]
                 if every:
-                    votes.update({(name, *every[i]): won for i, won in winners(features, torch.cat(vectors), cells)})
+                    won_by = winners(features, torch.cat(vectors), labels == label)
+                    votes.update({(name, *every[i]): won for i, won in won_by})
             for (name, number, index), won in votes.most_common(most):
                 share = won / votes.total()
-                evidence.append(self._evidence(store, label, name, number, index, share))
+                evidence.append(self._evidence(label, name, number, index, share))
         return evidence
 
     def _owners(self, label: int, extractor: str, present: frozenset[int]) -> tuple[str, list[tuple[int, Tensor]]]:
@@ -313,15 +311,13 @@ class OVDiff(SegmentationMethod):
         numbers = sorted(present) if region == "background" else [label - int(background)]
         return region, [(number, self._kept[extractor][region][number]) for number in numbers]
 
-    def _evidence(
-        self, store: ArtifactStore, label: int, extractor: str, number: int, index: int, share: float
-    ) -> Evidence:
+    def _evidence(self, label: int, extractor: str, number: int, index: int, share: float) -> Evidence:
         support, masks, prototypes = self._stages()
         name = self.vocabulary.foreground[number]
         region = "background" if self.vocabulary.background and label == 0 else "foreground"
-        made = store.load(prototypes[extractor].item(name).key)
-        image, cells = support_region(made, store.load(masks.item(name).key), region, index)
-        picture = store.load(support.item(name).key)["images"][image]
+        made = self.store.load(prototypes[extractor].item(name).key)
+        image, cells = support_region(made, self.store.load(masks.item(name).key), region, index)
+        picture = self.store.load(support.item(name).key)["images"][image]
         level = LEVELS[int(made[f"{region}.level"][index])]
         title = f"{level} of '{name}' #{image} ({extractor}), {100 * share:.0f} %"
         return Evidence(

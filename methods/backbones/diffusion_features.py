@@ -27,6 +27,7 @@ OVDIFF_LAYERS = (
     "up_blocks.2.attentions.2",
     "up_blocks.3.attentions.2",
 )
+LONGEST = 4  # the long side of what ``fit: short`` shows, in ``size``s
 
 
 class DiffusionFeatures(FeatureExtractor):
@@ -49,7 +50,8 @@ class DiffusionFeatures(FeatureExtractor):
         prompt: The text of pictures that come without one.
         size: Side in pixels at which pictures are seen; null takes the model's own.
         fit: ``squash`` makes them ``size`` x ``size``, as both releases do; ``short`` brings the short side to
-            ``size``; ``none`` leaves them as they come. The last two round to whole cells of the UNet's coarsest level.
+            ``size``, or the long side to 4 x ``size`` if that is less; ``none`` leaves them as they come. The last two
+            round to whole cells of the UNet's coarsest level.
         grid: Longer side of the features; null takes the latents', which is 64 at 512 pixels.
         sample_latents: Sample the autoencoder's posterior as both releases do, instead of taking its mean.
         noise: Add the timestep's noise, as both releases do, also at t = 0; without it the UNet sees the latents as
@@ -197,7 +199,10 @@ class DiffusionFeatures(FeatureExtractor):
             return parts.check_size((side, side), self.pipeline)
         # Whole cells of the coarsest level: others would be cut unevenly by every halving.
         cell = int(self.pipeline.vae_scale_factor) * 2 ** (len(self.pipeline.unet.config.block_out_channels) - 1)
-        scale = side / min(height, width) if self.fit == "short" else 1.0
+        scale = 1.0
+        if self.fit == "short":
+            # Without a bound the UNet would see a 6x640 picture as thousands of pixels long.
+            scale = min(side / min(height, width), LONGEST * side / max(height, width))
         return max(cell, round(height * scale / cell) * cell), max(cell, round(width * scale / cell) * cell)
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.errors import ConfigurationError
+from harness.prompts import check_templates
 from methods.backbones import diffusion_pipeline as parts
 from methods.backbones.diffusion_pipeline import Precision
 from methods.backbones.image_text import ImageText
@@ -103,8 +103,7 @@ class CandidateFilter(nn.Module):
         split_words: bool = False,
     ) -> None:
         super().__init__()
-        if class_template.count("{}") != 1 or keyword_template.count("{}") != 1:
-            raise ConfigurationError("candidates: each template needs exactly one {} for the word")
+        check_templates((class_template, keyword_template), "candidates: class_template, keyword_template")
         self.encoder = encoder
         self.distance: Distance = distance
         self.average: Average = average

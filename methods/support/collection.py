@@ -10,6 +10,7 @@ from typing import Literal
 from torch import Tensor
 
 from harness.errors import ConfigurationError
+from harness.prompts import check_templates
 from methods.support.attribution import min_max
 from methods.support.captions import Captions, CaptionShards
 from methods.support.masks import fossil_masks
@@ -100,8 +101,6 @@ class Collection:
             raise ConfigurationError(f"collection.centre is standardise or midrange, not '{centre}'")
         if not 0 < threshold < 1 or not 0 <= word_weight <= 1:
             raise ConfigurationError("collection: threshold must lie in (0, 1) and word_weight in [0, 1]")
-        if not templates or any(template.count("{}") != 1 for template in templates):
-            raise ConfigurationError("collection.templates needs at least one, each with exactly one {}")
         self.captions = captions
         self.nouns = nouns
         self.shard = shard
@@ -109,7 +108,7 @@ class Collection:
         self.threshold = threshold
         self.centre: Centre = centre
         self.keep_pictures = keep_pictures
-        self.templates = tuple(templates)
+        self.templates = check_templates(templates, "collection.templates")
         self.word_weight = word_weight
         self.unit_parts = unit_parts
         self.singular = singular

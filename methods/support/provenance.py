@@ -43,17 +43,18 @@ def stretch(region: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(region[None, None].float(), size, mode="nearest")[0, 0] > 0
 
 
-def winners(features: Tensor, prototypes: Tensor, cells: Tensor) -> list[tuple[int, int]]:
-    """Which prototypes decide some cells, and how many each.
+def winners(features: Tensor, prototypes: Tensor, region: Tensor) -> list[tuple[int, int]]:
+    """Which prototypes decide the features' cells in a region, and how many each.
 
     Args:
         features: [D, h, w], normalised.
         prototypes: [P, D], normalised.
-        cells: [h, w] bool.
+        region: [H, W] bool, of any size.
 
     Returns:
         (index, cells won), the most first; ties by index.
     """
+    cells = stretch(region, (features.shape[1], features.shape[2]))
     if not len(prototypes) or not cells.any():
         return []
     best = (prototypes @ features[:, cells]).argmax(dim=0)

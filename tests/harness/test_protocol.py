@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import mmcv
 import numpy as np
@@ -77,10 +77,11 @@ def test_equal_settings_have_equal_fingerprints_however_they_were_given(external
         ({"window": 0}, "must be positive"),
         ({"stride": 0}, "must be positive"),
         ({"window": 32, "stride": 33}, "stride 33 leaves gaps in window 32"),
-        ({"templates": ()}, "templates is empty"),
+        ({"templates": ()}, "needs at least one template"),
         ({"templates": ("a photo",)}, "'a photo' needs exactly one {}"),
         ({"templates": ("{} on {}",)}, "needs exactly one {}"),
-        ({"labels": "resized"}, "needs label_size"),
+        ({"labels": "resized"}, "needs a positive label_size"),
+        ({"labels": "resized", "label_size": -1}, "needs a positive label_size"),
     ],
 )
 def test_contradictions_are_named(settings: dict[str, Any], message: str) -> None:
@@ -97,7 +98,8 @@ def test_sizes_are_those_of_mmcv() -> None:
         protocol = Protocol(name="p", size=size)
         for height, width in sides:
             wide, high = mmcv.image.geometric.rescale_size((width, height), size)
-            assert protocol.resized_size(height, width) == (high, wide), (height, width, size)
+            # mmcv gives lines of no pixels, which it then cannot resize.
+            assert protocol.resized_size(height, width) == (max(1, high), max(1, wide)), (height, width, size)
 
 
 def test_pixels_are_those_of_mmcv() -> None:
@@ -109,6 +111,15 @@ def test_pixels_are_those_of_mmcv() -> None:
         resized = protocol.resize_image(image)
         assert np.array_equal(resized, expected)
         assert scale == min(300 / max(height, width), 61 / min(height, width))
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "lanczos"])
+def test_no_picture_is_resized_to_nothing(interpolation: Literal["bilinear", "lanczos"]) -> None:
+    protocol = Protocol(name="p", size=(400, 96), interpolation=interpolation)
+    assert mmcv.image.geometric.rescale_size((1000, 1), (400, 96)) == (400, 0)
+    line = np.random.default_rng(3).integers(0, 256, (1, 1000, 3), dtype=np.uint8)
+    assert protocol.resize_image(line).shape == (1, 400, 3)
+    assert protocol.resize_image(line.transpose(1, 0, 2)).shape == (400, 1, 3)
 
 
 def test_squash_and_none() -> None:

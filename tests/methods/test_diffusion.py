@@ -289,6 +289,13 @@ def test_fit_and_grid(painter: StableDiffusionPipeline, fit: str, grid: tuple[in
     assert abs(wide[0] / wide[1] - grid[0] / grid[1]) < 0.05
 
 
+def test_a_very_long_picture_is_seen_small(painter: StableDiffusionPipeline) -> None:
+    """At four times the size, which is 64 here; the latents are a quarter of it."""
+    model = extractor(painter, fit="short")
+    for height, width, grid in ((6, 640, (2, 64)), (640, 6, (64, 2)), (16, 63, (16, 64)), (20, 100, (12, 64))):
+        assert model.features(pictures(height, width, count=1)).shape[2:] == grid
+
+
 def test_the_pass_ends_at_the_last_layer_that_is_wanted(painter: StableDiffusionPipeline) -> None:
     calls = []
     hook = painter.unet.up_blocks[-1].register_forward_hook(lambda *_: calls.append(1))

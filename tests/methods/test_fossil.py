@@ -204,12 +204,31 @@ class Nothing(Bright):
         return super().masks(image)[:0]
 
 
+class Coarse(Colours):
+    """A patch is four pixels wide."""
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        return super().features(images)[..., ::4]
+
+
 @torch.inference_mode()
-def test_where_no_region_lies_scores_are_those_without_regions() -> None:
-    sample = picture(RED, (190, 255, 0), BLUE, (0, 60, 0))
-    prototypes = {"red": [RED], "blue": [BLUE], "green": [(190.0, 255.0, 0.0)]}
-    without = matching(prototypes).predict_image(sample)
-    assert torch.equal(matching(prototypes, regions=Nothing(), score_stride=1).predict_image(sample), without)
+def test_where_no_region_lies_a_pixel_takes_its_patch_or_what_is_interpolated_between_patches() -> None:
+    # Halfway from red to blue the third class has the highest score.
+    sample = picture(RED, BLUE, RED)
+    prototypes = {"red": [RED], "blue": [BLUE], "between": [(127.5, 0.0, 127.5)]}
+
+    def row(**settings: Any) -> list[int]:
+        method = matching(prototypes, **settings)
+        method.extractor = Coarse()
+        labels = method.predict_image(sample)
+        assert (labels == labels[0]).all()
+        return labels[0].tolist()
+
+    by_patch = row(regions=Nothing())
+    assert by_patch == [0] * 4 + [1] * 4 + [0] * 4
+    interpolated = row(regions=Nothing(), uncovered="interpolated")
+    assert interpolated == row()
+    assert interpolated[3:5] == [2, 2]
 
 
 @torch.inference_mode()
@@ -340,6 +359,7 @@ def test_a_picture_is_segmented_and_explained_by_captions(bench: Bench, regions:
         ({"score_stride": 0}, "score_stride"),
         ({"sigmoid": "none"}, "sigmoid"),
         ({"regions_on": "picture"}, "regions_on"),
+        ({"uncovered": "nothing"}, "uncovered"),
     ],
 )
 def test_bad_settings_are_named(settings: dict[str, Any], word: str) -> None:
