@@ -244,7 +244,7 @@ def measure(case: Case, tiny: bool, pictures: int, extrapolate: bool) -> dict[st
         if not tiny:
             randomise(method, folder)
         method.store = ArtifactStore(folder / "store")
-        method.make_ready(Vocabulary(("background", *NAMES) if method.scores_background else NAMES), protocol)
+        method.make_ready(Vocabulary.from_words(NAMES, background=method.scores_background), protocol)
         method.to(device)
         stages = precomputed(method, case, pictures, extrapolate) if case.pictures else []
         method.prepare()

@@ -12,6 +12,7 @@ from harness.evaluation import Evaluation, evaluate
 from harness.method import Evidence, Prediction, Refiner, SegmentationMethod
 from harness.metric import SegmentationMetric
 from harness.protocol import Protocol
+from harness.sharing import frozen_part, once
 from harness.stage import Precomputed, Stage
 from harness.store import ArtifactStore
 from harness.vocabulary import Vocabulary
@@ -43,4 +44,6 @@ __all__ = [
     "Vocabulary",
     "WorkItem",
     "evaluate",
+    "frozen_part",
+    "once",
 ]

@@ -4,14 +4,27 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from methods.clip_dense import CLIPDense
     from methods.clip_diy import ClipDIY
+    from methods.clip_seg import CLIPSeg
     from methods.fossil import FOSSIL
     from methods.freeseg_diff import FreeSegDiff
+    from methods.group_vit import GroupViT
+    from methods.maskclip import MaskCLIP
     from methods.ovdiff import OVDiff
 
-_HOMES = {"FOSSIL": "fossil", "ClipDIY": "clip_diy", "FreeSegDiff": "freeseg_diff", "OVDiff": "ovdiff"}
+_HOMES = {
+    "CLIPDense": "clip_dense",
+    "CLIPSeg": "clip_seg",
+    "FOSSIL": "fossil",
+    "ClipDIY": "clip_diy",
+    "FreeSegDiff": "freeseg_diff",
+    "GroupViT": "group_vit",
+    "MaskCLIP": "maskclip",
+    "OVDiff": "ovdiff",
+}
 
-__all__ = ["FOSSIL", "ClipDIY", "FreeSegDiff", "OVDiff"]
+__all__ = ["FOSSIL", "CLIPDense", "CLIPSeg", "ClipDIY", "FreeSegDiff", "GroupViT", "MaskCLIP", "OVDiff"]
 
 
 def __getattr__(name: str) -> Any:

@@ -18,6 +18,21 @@ TESTS = Path(__file__).parent
 REPOSITORY = TESTS.parent
 SQUARES = TESTS / "external" / "squares.yaml"
 CLEAN = dict(os.environ)  # before Lightning leaves seeds and addresses in it
+# What most ranks import, and what takes longer than their work.
+PRELOADED = [
+    "harness.commands.evaluate",
+    "torch.distributed",
+    "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion",
+    "faiss",
+    "open_clip",
+    "scipy.ndimage",
+    "skimage.filters",
+    "sklearn.cluster",
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.blip.modeling_blip",
+    "transformers.models.clip.modeling_clip",
+    "transformers.models.dinov2.modeling_dinov2",
+]
 
 
 class Outcome(NamedTuple):
@@ -33,7 +48,7 @@ class Outcome(NamedTuple):
 
 
 class Ranks:
-    """Processes that see what torchrun shows its ranks; forked from a server that has imported torch already.
+    """Processes that see what torchrun shows its ranks; forked from a server that has imported the libraries already.
 
     Args:
         folder: For what the ranks print and return.
@@ -46,7 +61,7 @@ class Ranks:
         self._folder = folder
         self._path = path
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["harness.commands.evaluate", "torch.distributed"])
+        self._context.set_forkserver_preload(PRELOADED)
 
     def start(self, script: Path, count: int, *arguments: str) -> list[Any]:
         """Start ``count`` ranks that run a script with these arguments; ``finish`` waits for them."""

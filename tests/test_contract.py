@@ -58,7 +58,7 @@ METHODS: dict[str, list[str]] = {
 NAMES = ("background", "cat", "boat", "tree")
 SCENES = ("cat", "boat", "tree", "cat", "boat")  # what is to be seen in each
 # Height and width of pictures that nobody takes.
-SIZES = ((1, 9), (9, 1), (1, 1), (2, 3), (3, 60))
+SIZES = ((1, 9), (9, 1), (1, 1), (2, 3), (3, 60), (6, 640), (1, 1000))
 
 
 class Case(NamedTuple):

@@ -13,9 +13,6 @@ from benchmarks import rates
 from harness import costs
 from methods.backbones import HubViT
 
-# Until it has run whole on a sound machine.
-pytestmark = pytest.mark.slow
-
 
 def test_a_tiny_method_has_a_rate_that_a_dry_run_reads(tmp_path: Path) -> None:
     rate = rates.measure(rates.CASES["clip_diy"], True, 1, True)

@@ -7,13 +7,14 @@ from rich.console import Console
 from rich.table import Table
 
 from harness.commands import evaluate
-from harness.commands.arguments import STORE_HELP, Parser, resolve_entry_points
+from harness.commands.arguments import Parser, resolve_entry_points
 from harness.comparison import Run
 from harness.errors import RunError
 from harness.regression import Move, moves, read_baseline, read_gate, scores_of, write_baseline
 
 SUMMARY = "run small fixed evaluations and compare them with a committed baseline; exit code 1 on a drop"
 SHOWN = 12
+STORE_HELP = "folder of an artifact store (default: an empty one, so that precompute is tested, too)"
 
 
 def parser() -> Parser:
@@ -36,13 +37,13 @@ def run(arguments: list[str]) -> int:
     gate = read_gate(parsed.file)
     baseline = None if parsed.measure else read_baseline(gate.baseline)
     built = evaluate.parser()
-    store = [] if parsed.store is None else [f"--store={parsed.store}"]
-    checked = {name: built.parse_args(resolve_entry_points([*given, *store])) for name, given in gate.runs.items()}
+    checked = {name: built.parse_args(resolve_entry_points([*given])) for name, given in gate.runs.items()}
     scores = {}
     with tempfile.TemporaryDirectory(prefix="ovseg-regress-") as folder:
         for number, (name, one) in enumerate(checked.items()):
             print(f"{number + 1} of {len(checked)}: {name}", flush=True)
             one.run_dir = Path(folder) / str(number)
+            one.store = parsed.store or Path(folder) / "store"
             scores[name] = scores_of(Run.read(evaluate.evaluate_parsed(built, one, quiet=True).directory.path))
     if baseline is None:
         write_baseline(gate.baseline, scores, gate.runs)

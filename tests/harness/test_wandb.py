@@ -16,9 +16,6 @@ from wandb.proto import wandb_internal_pb2
 from harness import wandb_report
 from tests.running import CLEAN, SQUARES, TESTS, Outcome, Ranks
 
-# Until it has run whole on a sound machine.
-pytestmark = pytest.mark.slow
-
 KEY = "5ec4e7" * 6 + "abcd"  # 40 characters, as W&B's own
 
 

@@ -383,7 +383,7 @@ def built(method: str, *flags: str) -> FreeSegDiff:
     from harness.commands.arguments import instantiate
     from harness.commands.evaluate import parser
 
-    arguments = ["--protocol", "configs/protocols/freeseg_diff.yaml", "--data", "datamodules.Miniature"]
+    arguments = ["--protocol", "configs/protocols/freeseg_diff_release.yaml", "--data", "datamodules.Miniature"]
     arguments += ["--method", f"configs/methods/{method}.yaml", *flags]
     return instantiate(parser(), parser().parse_args(arguments)).method
 
