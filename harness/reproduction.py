@@ -1,7 +1,7 @@
 """A paper's tables as experiment files: which rows there are, what was published, and what was measured beside it.
 
 A row is a file ``configs/experiments/PAPER/ROW.yaml``: a complete experiment for ``ovseg evaluate --config`` with a
-section ``published``.
+section ``published``; or that section alone, for a method that is quoted and not run.
 """
 
 import csv
@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 from harness import atomic
 from harness.errors import ConfigurationError, did_you_mean
+from harness.study import read_mapping
 
 Score = Literal["miou", "per_image_miou"]
 
@@ -57,6 +58,21 @@ class Published:
             raise ConfigurationError("published: value and pixel_accuracy are percentages")
         if self.tolerance <= 0 or (self.deviation is not None and self.deviation < 0):
             raise ConfigurationError("published: tolerance must be positive and deviation not negative")
+
+
+def read_quoted(file: Path) -> Published | None:
+    """What is published, of a row's file that holds nothing else; None for an experiment.
+
+    Raises:
+        ConfigurationError: The file cannot be read, or a number is none.
+    """
+    content = read_mapping(file)
+    if set(content) != {"published"}:
+        return None
+    try:
+        return Published(**content["published"])
+    except TypeError as error:
+        raise ConfigurationError(f"{file}: {error}") from error
 
 
 class Row(NamedTuple):

@@ -228,10 +228,9 @@ class FOSSIL(SegmentationMethod):
         Returns:
             [C, L] float32.
         """
-        regions = F.normalize(embeddings.float(), dim=1)
-        most, length = self._prototypes.shape[1], len(regions)
+        most, length = self._prototypes.shape[1], len(embeddings)
         parts = [
-            mean_and_maximum(self._prototypes[some], self._count[some], regions, self.sigmoid)
+            mean_and_maximum(self._prototypes[some], self._count[some], embeddings, self.sigmoid)
             for some in class_chunks(len(self._prototypes), most, length)
         ]
         return torch.cat([mix(mean, maximum, self.gamma, self.sigmoid) for mean, maximum in parts])
@@ -278,15 +277,17 @@ def mean_and_maximum(prototypes: Tensor, count: Tensor, regions: Tensor, sigmoid
     Args:
         prototypes: [C, K, D] of C concepts, of unit length.
         count: [C], how many prototypes each concept has; the rest of the K do not count.
-        regions: [L, D], of unit length.
+        regions: [L, D].
         sigmoid: As in ``FOSSIL``.
 
     Returns:
         [C, L] each.
     """
-    cosines = prototypes @ regions.T
+    cosines = prototypes @ F.normalize(regions.float(), dim=1).T
     similarities = cosines.sigmoid() if sigmoid == "each" else cosines
     there = (torch.arange(cosines.shape[1], device=count.device) < count[:, None])[:, :, None]
+    if there.all():
+        return similarities.mean(dim=1), similarities.amax(dim=1)
     mean = (similarities * there).sum(dim=1) / count[:, None]
     return mean, similarities.masked_fill(~there, -torch.inf).amax(dim=1)
 

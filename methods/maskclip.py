@@ -25,7 +25,7 @@ class MaskCLIP(CLIPDense):
 
     Args:
         clip: The image-text model; ViT-B/16 of OpenAI in the paper.
-        templates: Prompt templates; null takes the protocol's. The paper has CLIP's 80.
+        templates: Prompt templates; null takes the protocol's. The release has CLIP's 80 and 5 more.
         residual: Whether the last block's residual connection and MLP stay, as in the release's vision transformer
             (mmseg/models/backbones/vit.py); the paper's text has the two layers alone.
         prompt_denoising: A class whose confidence is below this at all patches of a window is left out there; 0.5 in

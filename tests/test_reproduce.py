@@ -66,7 +66,9 @@ def content(name: str) -> tuple[dict[str, Any], Published]:
 @pytest.fixture(scope="module")
 def tasks(parser: Parser) -> dict[str, Task]:
     """The rows, parsed as ``ovseg evaluate`` would; those of another K are like their siblings, see below."""
-    return {name: parse_row(parser, row, [], None, Path("runs")) for name, row in ROWS.items() if not of_clusters(name)}
+    rows = {name: row for name, row in ROWS.items() if not of_clusters(name)}
+    parsed = {name: parse_row(parser, row, [], None, Path("runs")) for name, row in rows.items()}
+    return {name: task for name, task in parsed.items() if isinstance(task, Task)}
 
 
 def settings(task: Task) -> dict[str, Any]:
@@ -258,6 +260,26 @@ def test_nothing_that_can_run_is_exit_code_2(configs: Path, ovseg: Callable[...,
     assert "d_voc: voc21: " in failed.out
 
 
+def test_what_is_quoted_is_printed_and_not_run(configs: Path, ovseg: Callable[..., Outcome], tmp_path: Path) -> None:
+    published = {"paper": "squares", "table": "Table 9", "row": "else", "benchmark": "squares", "value": 12.5}
+    (configs / "squares" / "e_quoted.yaml").write_text(yaml.safe_dump({"published": published}))
+    folder = tmp_path / "out"
+    for what, rows in (("squares/e_quoted", ["e_quoted"]), ("squares/c_same", ["c_same", "e_quoted"])):
+        done = ovseg("reproduce", what, "--configs", configs, "--run_dir", folder)
+        assert done.code == 0, done.err
+        assert [each["row"] for each in json.loads((folder / "table.json").read_text())["found"]] == rows
+    line = list(csv.reader((folder / "table.csv").open()))[2]
+    assert (line[3], line[4], line[9]) == ("12.50", "-", "")
+    dry = ovseg("reproduce", "squares", "--configs", configs, "--run_dir", folder, "--dry_run")
+    assert dry.code == 0, dry.err
+    assert "given as published only: e_quoted\n" in dry.out
+    assert "of 4 rows can run here" in dry.out
+    (configs / "squares" / "e_quoted.yaml").write_text("published: {paper: squares, tabel: 1}")
+    wrong = ovseg("reproduce", "squares", "--configs", configs, "--run_dir", folder)
+    assert wrong.code == 2
+    assert "e_quoted.yaml" in wrong.err
+
+
 def test_a_part_of_the_pictures_is_no_verdict(configs: Path, ovseg: Callable[..., Outcome], tmp_path: Path) -> None:
     line = ["reproduce", "squares/a_patch4", "--configs", configs, "--run_dir", tmp_path, "--data.limit", 2]
     assert ovseg(*line).code == 0
@@ -309,7 +331,7 @@ def test_only_names_of_files_are_rows(wanted: str, said: str, configs: Path) -> 
 
 def test_the_configs_of_the_checkout_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    assert set(reproduction.papers(reproduction.default_folder())) == {*PAPERS, "miniature"}
+    assert set(reproduction.papers(reproduction.default_folder())) == {*PAPERS, "baselines", "miniature"}
     (tmp_path / "configs" / "experiments" / "own").mkdir(parents=True)
     with pytest.raises(ConfigurationError, match="--configs"):
         reproduction.papers(reproduction.default_folder())

@@ -11,10 +11,11 @@ from rich.text import Text
 from harness import costs, distributed
 from harness.benchmark import Benchmark
 from harness.commands.arguments import plain
-from harness.commands.rows import Task, class_name, class_of
+from harness.commands.rows import Quoted, Task, class_name, class_of
 from harness.data import SegmentationData
 from harness.errors import OvsegError
 from harness.needs import Need, needs
+from harness.reproduction import Published, Row
 
 
 def listed(rows: Sequence[str], most: int = 4) -> str:
@@ -61,10 +62,11 @@ def _names(found: type[Benchmark], class_names: str) -> tuple[str, ...]:
         return ()
 
 
-def print_plan(tasks: Sequence[Task], rates: Sequence[costs.Rate]) -> None:
+def print_plan(rows: Sequence[Task | Quoted], rates: Sequence[costs.Rate]) -> None:
     """Print rows with what each needs; then, once, everything that is missing; then the hours."""
     if not distributed.speaks():
         return
+    tasks = [row for row in rows if isinstance(row, Task)]
     checked = {task.row.name: check_data(task.parsed) for task in tasks}
     needed = {task.row.name: needs(plain(task.parsed.method)) for task in tasks}
     plans = [
@@ -82,7 +84,12 @@ def print_plan(tasks: Sequence[Task], rates: Sequence[costs.Rate]) -> None:
         drawn.add_column(title, justify="right" if position in (2, 5) else "left", overflow="fold")
     for task, plan in zip(tasks, plans, strict=True):
         drawn.add_row(*map(Text, _planned(task, checked[task.row.name], needed[task.row.name], plan, hours)))
+    quoted = [row for row in rows if isinstance(row, Quoted)]
+    for row in quoted:
+        drawn.add_row(*map(Text, (*_quoted(row.row, row.published), "not run", "", "-")))
     Console().print(drawn)
+    if quoted:
+        print(f"given as published only: {listed([row.row.name for row in quoted])}")
     _print_needs(tasks, checked, needed)
     _print_hours(plans, hours)
 
@@ -90,16 +97,19 @@ def print_plan(tasks: Sequence[Task], rates: Sequence[costs.Rate]) -> None:
 def _planned(
     task: Task, data: Checked, needed: Sequence[Need], plan: costs.Plan, hours: costs.Estimate
 ) -> tuple[str, ...]:
-    published, absent = task.published, sum(need.missing is not None for need in needed)
+    absent = sum(need.missing is not None for need in needed)
     took = hours.pictures.get(plan.row)
     return (
-        task.row.name,
-        f"{published.table}, {published.row}, {published.benchmark}",
-        "-" if published.value is None else f"{published.value:.2f}",
+        *_quoted(task.row, task.published),
         data.name + (" (missing)" if data.missing else ""),
         f"{len(needed)}" + (f" ({absent} missing)" if absent else ""),
         "-" if took is None else f"{took:.2f}",
     )
+
+
+def _quoted(row: Row, published: Published) -> tuple[str, str, str]:
+    where = f"{published.table}, {published.row}, {published.benchmark}"
+    return row.name, where, "-" if published.value is None else f"{published.value:.2f}"
 
 
 def _print_needs(tasks: Sequence[Task], checked: dict[str, Checked], needed: dict[str, list[Need]]) -> None:

@@ -13,7 +13,7 @@ from harness import costs, distributed, reproduction
 from harness.commands import evaluate
 from harness.commands.arguments import Parser
 from harness.commands.planned import listed, print_plan
-from harness.commands.rows import Task, class_name, parse_row
+from harness.commands.rows import Quoted, Task, class_name, parse_row
 from harness.errors import ConfigurationError, OvsegError
 from harness.evaluation import Evaluation
 from harness.reproduction import Measured
@@ -53,7 +53,7 @@ def run(arguments: list[str]) -> int:
     """Check all rows, then evaluate them; a row that lacks something is named and the others go on.
 
     Returns:
-        2 when nothing could run, else 0.
+        2 when rows were to run and none could, else 0.
 
     Raises:
         ConfigurationError: There is no such row, or a row's settings are wrong; nothing has run then.
@@ -76,7 +76,8 @@ def run(arguments: list[str]) -> int:
         Console().print(_table(paper, measured))
         _print_missing([(each.row, each.why) for each in measured if each.why is not None])
         print(folder, flush=True)
-    return 2 if all(each.why is not None for each in measured) else 0
+    lacking = any(each.why is not None for each in measured)
+    return 2 if lacking and all(each.run is None for each in measured) else 0
 
 
 def _beside(file: Path, configs: Path) -> Path:
@@ -90,7 +91,12 @@ def _leads() -> bool:
 
 
 def _run_all(
-    parser: Parser, tasks: Sequence[Task], folder: Path, paper: str, earlier: dict[str, Measured], order: list[str]
+    parser: Parser,
+    tasks: Sequence[Task | Quoted],
+    folder: Path,
+    paper: str,
+    earlier: dict[str, Measured],
+    order: list[str],
 ) -> list[Measured]:
     """Evaluate row by row; the table on disk has every row that was measured, also by earlier starts."""
     done: dict[str, Measured] = {}
@@ -98,9 +104,12 @@ def _run_all(
     for number, task in enumerate(tasks):
         if _leads():
             print(f"{number + 1} of {len(tasks)}: {task.row.paper}/{task.row.name}", flush=True)
-        if task.run not in done:
-            done[task.run] = _run(parser, task, earlier.get(task.row.name))
-        outcome = done[task.run].of(task.row.name, task.published)
+        if isinstance(task, Quoted):
+            outcome = Measured(task.row.name, task.published)
+        else:
+            if task.run not in done:
+                done[task.run] = _run(parser, task, earlier.get(task.row.name))
+            outcome = done[task.run].of(task.row.name, task.published)
         outcomes.append(outcome)
         if outcome.why is None:
             table[outcome.row] = outcome

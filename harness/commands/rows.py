@@ -10,7 +10,7 @@ from jsonargparse import Namespace
 from harness.commands.arguments import Parser, plain, resolve_entry_points
 from harness.errors import ConfigurationError
 from harness.protocol import fingerprint
-from harness.reproduction import Published, Row
+from harness.reproduction import Published, Row, read_quoted
 
 # Arguments of data that say where pictures are and how they are read, not what is scored.
 READING = ("root", "batch_size", "num_workers", "on_error")
@@ -32,7 +32,19 @@ class Task(NamedTuple):
     run: str
 
 
-def parse_row(parser: Parser, row: Row, rest: list[str], data_root: Path | None, folder: Path) -> Task:
+class Quoted(NamedTuple):
+    """A row that is given as published; nothing runs.
+
+    Attributes:
+        row: Where it stands.
+        published: What the paper reports.
+    """
+
+    row: Row
+    published: Published
+
+
+def parse_row(parser: Parser, row: Row, rest: list[str], data_root: Path | None, folder: Path) -> Task | Quoted:
     """Parse a row's file and the flags that all rows get.
 
     Args:
@@ -45,6 +57,8 @@ def parse_row(parser: Parser, row: Row, rest: list[str], data_root: Path | None,
     Raises:
         ConfigurationError: A setting is wrong, or nothing is published; the message names the row.
     """
+    if (quoted := read_quoted(row.file)) is not None:
+        return Quoted(row, quoted)
     try:
         parsed = parser.parse_args(resolve_entry_points(["--config", str(row.file), *rest]))
     except ConfigurationError as error:

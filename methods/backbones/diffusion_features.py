@@ -13,7 +13,7 @@ from harness.sharing import once
 from methods.backbones import diffusion_pipeline as parts
 from methods.backbones.diffusion_pipeline import Precision
 from methods.backbones.features import FeatureExtractor
-from methods.backbones.pixels import resize
+from methods.backbones.pixels import fitted_scale, resize
 
 # OVDiff's release for Stable Diffusion 1.5 (karazijal/sdov, gen_proto_sd.py): 7680 channels.
 OVDIFF_LAYERS = (
@@ -27,7 +27,6 @@ OVDIFF_LAYERS = (
     "up_blocks.2.attentions.2",
     "up_blocks.3.attentions.2",
 )
-LONGEST = 4  # the long side of what ``fit: short`` shows, in ``size``s
 
 
 class DiffusionFeatures(FeatureExtractor):
@@ -201,8 +200,7 @@ class DiffusionFeatures(FeatureExtractor):
         cell = int(self.pipeline.vae_scale_factor) * 2 ** (len(self.pipeline.unet.config.block_out_channels) - 1)
         scale = 1.0
         if self.fit == "short":
-            # Without a bound the UNet would see a 6x640 picture as thousands of pixels long.
-            scale = min(side / min(height, width), LONGEST * side / max(height, width))
+            scale = fitted_scale(height, width, side)
         return max(cell, round(height * scale / cell) * cell), max(cell, round(width * scale / cell) * cell)
 
 

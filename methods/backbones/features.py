@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from harness.errors import ConfigurationError
 from harness.sharing import frozen_part
 from methods.backbones.dense import Dense, Kind
-from methods.backbones.pixels import resize
+from methods.backbones.pixels import fitted_scale, resize
 
 
 @frozen_part
@@ -40,7 +40,8 @@ class DenseFeatures(FeatureExtractor):
         kind: ``key``, ``query``, ``value`` or ``token``.
         layer: Which layer, negative from the end.
         size: Side in pixels to which pictures and windows are resized first; null shows them as they are.
-        fit: ``squash`` makes them ``size`` x ``size``; ``short`` brings the short side to ``size``.
+        fit: ``squash`` makes them ``size`` x ``size``; ``short`` brings the short side to ``size``, or the long side to
+            4 x ``size`` if that is less.
 
     Raises:
         ConfigurationError: The size is not positive.
@@ -82,6 +83,6 @@ class DenseFeatures(FeatureExtractor):
         height, width = images.shape[2:]
         target = (self.size, self.size)
         if self.fit == "short":
-            scale = self.size / min(height, width)
-            target = (round(height * scale), round(width * scale))
+            scale = fitted_scale(height, width, self.size)
+            target = (max(1, round(height * scale)), max(1, round(width * scale)))
         return images if (height, width) == target else resize(images, target).to(images.dtype)

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+LONGEST = 4
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -24,6 +25,14 @@ def resize(images: Tensor, size: tuple[int, int], mode: str = "bicubic") -> Tens
     if tuple(images.shape[2:]) == size:
         return pixels
     return F.interpolate(pixels, size, mode=mode, align_corners=False, antialias=True).round_().clamp_(0, 255)
+
+
+def fitted_scale(height: int, width: int, side: int) -> float:
+    """What brings a picture's short side to ``side`` pixels, or its long side to 4 x ``side`` if that is less.
+
+    Without the bound a line of pixels would be seen thousands of pixels long.
+    """
+    return min(side / min(height, width), LONGEST * side / max(height, width))
 
 
 def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:

@@ -11,6 +11,7 @@ from tempfile import TemporaryFile
 from typing import IO, Any, NamedTuple
 
 from harness.errors import ConfigurationError, DataError
+from harness.sharing import frozen_part
 
 
 class Caption(NamedTuple):
@@ -26,6 +27,7 @@ class Caption(NamedTuple):
     text: str
 
 
+@frozen_part
 class Captions:
     """A file of captions: a text file with one a line, or COCO Captions' JSON as published (``annotations``).
 

@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from harness.errors import ConfigurationError
-from harness.sharing import once
+from harness.sharing import frozen_part, once
 
 
+@frozen_part
 class KMeans:
     """K-means of faiss on Euclidean distances, deterministic. The defaults are FreeDA's; the paper names none.
 

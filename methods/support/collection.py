@@ -11,6 +11,7 @@ from torch import Tensor
 
 from harness.errors import ConfigurationError
 from harness.prompts import check_templates
+from harness.sharing import frozen_part
 from methods.support.attribution import min_max
 from methods.support.captions import Captions, CaptionShards
 from methods.support.masks import fossil_masks
@@ -59,6 +60,7 @@ def binary_maps(maps: Tensor, threshold: float = 0.45, centre: Centre = "standar
     return ((2 * stretched - 1).sigmoid() > threshold) & (stretched > 0)
 
 
+@frozen_part
 class Collection:
     """What goes into a reference collection, and how.
 

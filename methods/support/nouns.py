@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from harness.errors import ConfigurationError
+from harness.sharing import frozen_part
 
 Adjectives = Literal["drop", "head", "phrase"]
 
@@ -28,6 +29,7 @@ class Noun(NamedTuple):
     end: int
 
 
+@frozen_part
 class NounReader(ABC):
     """Finds nouns. The constructor loads nothing; ``load`` does, or else the first caption."""
 

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from harness.errors import ConfigurationError
+from harness.sharing import frozen_part
 from harness.store import ArtifactStore
 from harness.work_item import WorkItem
 from methods.support.collection_stages import TextStage
@@ -67,6 +68,7 @@ class Vectors:
             yield np.concatenate(held)
 
 
+@frozen_part
 class Index(ABC):
     """A way to search; all queries at once."""
 

@@ -70,7 +70,8 @@ def peak(classes: int) -> int:
     with LiveBytes() as live, torch.inference_mode():
         labels = method.predict_image(Sample(0, "x", image, image, None, (HEIGHT, WIDTH)))
     assert labels.shape == (HEIGHT, WIDTH)
-    assert live.now <= labels.numel() + image.numel()
+    # What else stays is less than one plane: weights of interpolation.
+    assert live.now < labels.numel() + image.numel() + 4 * HEIGHT * WIDTH
     return live.peak
 
 
