@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
-.PHONY: demo test test-slow lint lock clean
+.PHONY: demo test test-slow regress lint lock clean
 
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, not " + sys.version.split()[0])'
@@ -20,6 +20,9 @@ demo: $(READY)
 
 test: $(READY) lint
 	$(BIN)/python -m pytest
+
+regress: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/ovseg regress configs/regression/miniature.yaml
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow

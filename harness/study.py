@@ -78,6 +78,7 @@ class Study:
         metric: Of a sweep, the score that it looks for the best of.
         goal: Of a sweep, whether larger scores are better.
         sampled: Its points were suggested one after another, and are no grid.
+        space: Of a sweep, its parameters as the file describes them.
     """
 
     title: str
@@ -89,6 +90,12 @@ class Study:
     metric: str = "miou"
     goal: Goal = "maximize"
     sampled: bool = False
+    space: Space = field(default_factory=lambda: Space(()))
+
+    @property
+    def metric_title(self) -> str:
+        """What people call its metric."""
+        return "mIoU" if self.metric == "miou" else self.metric.replace("_", " ")
 
     def points(self) -> list[tuple[Point, Point]]:
         """All pairs of a row and a column, row by row."""
@@ -203,6 +210,11 @@ class Search:
         """The point after these, which have scores; None when there is no other one left."""
         return suggested(self.space, self.seed, self.goal, found)
 
+    @property
+    def most(self) -> int:
+        """How many points it tries, or fewer when there are no more."""
+        return min(self.count, self.space.size() or self.count)
+
     def points(self) -> list[tuple[Point, Point]]:
         """Its first points, which are random and so known before any has a score."""
         first = _random(self.space, min(self.count, first_draws(self.space)), self.seed)
@@ -213,7 +225,14 @@ class Search:
         rows = tuple(_swept(self.space, dict(each.flags)) for each in suggestions)
         swept = {name: [row.flags[name] for row in rows] for name in self.space.swept()}
         return Study(
-            self.title, self.arguments, rows, parameters=swept, metric=self.metric, goal=self.goal, sampled=True
+            self.title,
+            self.arguments,
+            rows,
+            parameters=swept,
+            metric=self.metric,
+            goal=self.goal,
+            sampled=True,
+            space=self.space,
         )
 
     @property
@@ -262,7 +281,7 @@ def read_sweep(file: Path, count: int | None = None, seed: int = 0) -> Study | S
         if method == "grid":
             rows = tuple(_swept(space, flags) for flags in space.grid())[:count]
             swept = {name: list(dict.fromkeys(_hashable(row.flags[name]) for row in rows)) for name in space.swept()}
-            return Study(title, shared, rows, parameters=swept, metric=metric, goal=goal)
+            return Study(title, shared, rows, parameters=swept, metric=metric, goal=goal, space=space)
     except ConfigurationError as error:
         raise ConfigurationError(f"{file}: {error}") from error
     if count is None:
@@ -323,7 +342,7 @@ def header(study: Study) -> list[str]:
     for column in study.columns:
         titles += [column.name] if study.parameters else [column.name, "Δ"]
     if study.metric != "miou":
-        titles.append(study.metric)
+        titles.append(study.metric_title)
     return [*titles, study.published_as] if _published(study) else titles
 
 

@@ -36,6 +36,8 @@ STEPPED = ("uniform", "log_uniform", "log_uniform_values", "normal", "log_normal
 DEFAULTS = {"normal": {"mu": 0.0, "sigma": 1.0}, "log_normal": {"mu": 0.0, "sigma": 1.0}, "beta": {"a": 1.0, "b": 1.0}}
 # Keeps the unbounded distributions finite.
 EDGE = 1e-4
+# Listed numbers that spread over this factor or more are thought of by their ratios.
+WIDE = 8
 # Draws in search of a point that was not tried yet.
 DRAWS = 1000
 
@@ -66,6 +68,28 @@ class Parameter:
     distribution: str = "uniform"
     settings: Mapping[str, float] | None = None
     step: float | None = None
+
+    @property
+    def numeric(self) -> bool:
+        """Whether all its values are numbers."""
+        return self.choices is None or all(map(_is_number, self.choices))
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """The least and the largest of its numbers; None when there is no end of them."""
+        if self.choices is not None:
+            return (float(min(self.choices)), float(max(self.choices))) if self.numeric else None
+        return (float(self.at(0.0)), float(self.at(1.0))) if "min" in (self.settings or {}) else None
+
+    @property
+    def by_ratio(self) -> bool:
+        """Whether equal ratios of its values are equal steps: a logarithmic scale shows them best."""
+        bounds = self.bounds
+        if bounds is None or bounds[0] <= 0:
+            return bounds is None and self.distribution == "log_normal" and self.step is None
+        if self.choices is None:
+            return "log" in self.distribution
+        return not isinstance(self.choices, range) and bounds[1] >= WIDE * bounds[0]
 
     def at(self, place: float | int) -> Any:
         """The value at a place: an index into the choices, or a share of the distribution's mass in [0, 1]."""
@@ -166,7 +190,7 @@ def _listed(name: str, kind: str, given: dict[str, Any]) -> Parameter:
         weights = [_number(name, "probabilities", each) for each in weights]
         if min(weights) < 0 or not math.isclose(sum(weights), 1, abs_tol=1e-6):
             raise ConfigurationError(f"parameter '{name}': 'probabilities' must be at least 0 and sum to 1")
-    numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
+    numbers = all(map(_is_number, values))
     return Parameter(name, values, ordered=numbers and values == sorted(values), weights=weights)
 
 
@@ -181,9 +205,13 @@ def _bounds(name: str, kind: str, given: dict[str, Any]) -> tuple[float, float]:
 
 
 def _number(name: str, key: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if not _is_number(value) or not math.isfinite(value):
         raise ConfigurationError(f"parameter '{name}': '{key}' must be a number, not '{value}'")
     return value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _only(name: str, kind: str, left: Mapping[str, Any]) -> None:

@@ -8,17 +8,18 @@ from pathlib import Path
 from typing import NoReturn
 
 from jsonargparse import Namespace
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from harness import atomic, distributed
 from harness.commands import evaluate
 from harness.commands.arguments import resolve_entry_points
+from harness.commands.console import console
 from harness.commands.together import evaluate_group, groups
 from harness.curves import draw, drawable
 from harness.errors import ConfigurationError, RunError
 from harness.evaluation import Evaluation
-from harness.run_directory import differences
+from harness.run_directory import RESULTS, differences
 from harness.study import MIOU, Outcome, Point, Search, Study, best, body, folder_of, header, write
 from harness.suggestions import Suggestion
 
@@ -68,9 +69,11 @@ def run_file(
     if distributed.rank() == 0:
         if drawable(study):
             draw(points.folder / "curves.png", study, outcomes)
-        Console().print(_table(study, outcomes))
+        # Not as the table's title, which is broken to the width of its columns.
+        console().print(Text(study.title, style="italic"))
+        console().print(_table(study, outcomes))
         if study.parameters and (top := best(study, outcomes)) is not None:
-            print(f"best {study.metric}: {top.score:.1f} at {top.row.name}")
+            print(f"best {study.metric_title}: {top.score:.1f} at {top.row.name}")
         print(points.folder, flush=True)
 
 
@@ -106,7 +109,7 @@ class Points:
         return [outcomes[each] for each in sorted(outcomes)]
 
     def evaluate(
-        self, parsed: Sequence[Namespace], names: Sequence[str], first: int = 0
+        self, parsed: Sequence[Namespace], names: Sequence[str], first: int = 0, most: int | None = None
     ) -> Iterator[tuple[int, Evaluation]]:
         """Evaluate parsed points, those that can share a pass over the data together.
 
@@ -114,17 +117,19 @@ class Points:
             parsed: What ``parse`` returned.
             names: What to call them.
             first: How many points of the study came before these.
+            most: How many points there may be in all (default: these).
 
         Yields:
             A point's place in ``parsed``, and its evaluation.
         """
-        total = f" of {first + len(parsed)}" if first == 0 else ""
+        most = most or first + len(parsed)
         for group in groups(parsed):
             if distributed.speaks():
-                for place in group:
-                    print(f"{first + place + 1}{total}: {names[place]}", flush=True)
-                if len(group) > 1:
-                    print(f"these {len(group)} in one pass over the data", flush=True)
+                finished = [(parsed[place].run_dir / RESULTS).is_file() for place in group]
+                for place, known in zip(group, finished, strict=True):
+                    print(f"{first + place + 1} of {most}: {names[place]}" + " (finished)" * known, flush=True)
+                if finished.count(False) > 1:
+                    print(f"these {finished.count(False)} in one pass over the data", flush=True)
             yield from zip(group, evaluate_group(self._parser, [parsed[place] for place in group]), strict=True)
 
     def search(self, search: Search) -> tuple[Study, list[Outcome]]:
@@ -149,7 +154,7 @@ class Points:
             tried.append(suggestion)
             study = search.study(tried)
             row = study.rows[-1]
-            ((_, evaluation),) = self.evaluate([self.parse(row, MIOU)], [row.name], first=len(outcomes))
+            ((_, evaluation),) = self.evaluate([self.parse(row, MIOU)], [row.name], len(outcomes), search.most)
             outcomes.append(_outcome(study, row, MIOU, evaluation))
             scores.append(outcomes[-1].score)
             if distributed.rank() == 0:
@@ -219,9 +224,11 @@ def _outcome(study: Study, row: Point, column: Point, evaluation: Evaluation) ->
 
 
 def _table(study: Study, outcomes: list[Outcome]) -> Table:
-    drawn = Table(title=study.title)
+    # Titles, names and values are the user's text, so no markup.
+    drawn = Table()
     for position, title in enumerate(header(study)):
-        drawn.add_column(title, justify="left" if position == 0 else "right")
+        words = position == 0 and not study.parameters
+        drawn.add_column(Text(title), justify="left" if words else "right", overflow="fold")
     for line in body(study, outcomes):
-        drawn.add_row(*line)
+        drawn.add_row(*map(Text, line))
     return drawn
