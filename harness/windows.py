@@ -138,7 +138,8 @@ def stitch(
         window = upsample(window_maps[0].scores[0, classes].float(), box.size, window_maps[0].extent)
         for each in window_maps[1:]:
             window += upsample(each.scores[0, classes].float(), box.size, each.extent)
-        window /= len(window_maps)
+        if len(window_maps) > 1:
+            window /= len(window_maps)
         if refine is not None:
             window = refine(window, box)
         planes[:, box.top : box.bottom, box.left : box.right] += window

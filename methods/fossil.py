@@ -187,7 +187,7 @@ class FOSSIL(SegmentationMethod):
         """s̄ of every region and concept, painted where the region lies."""
         features = self.extractor.features(windows).float()
         if self.regions is None:
-            return [ScoreMap(torch.stack([self._patch_scores(each) for each in features]))]
+            return [ScoreMap(self._patch_scores(features))]
         rows = zip(windows, features, boxes, strict=True)
         return [ScoreMap(torch.stack([self._region_scores(w, f, self._masks(w, box, context)) for w, f, box in rows]))]
 
@@ -203,15 +203,15 @@ class FOSSIL(SegmentationMethod):
         return cut[cut.flatten(1).any(dim=1)]
 
     def _patch_scores(self, features: Tensor) -> Tensor:
-        """Every patch a region of its own: [D, h, w] -> [C, h, w]."""
-        return self.similarity(features.flatten(1).T).unflatten(1, features.shape[1:])
+        """Every patch a region of its own: [B, D, h, w] -> [B, C, h, w]."""
+        return self.similarity(features.permute(0, 2, 3, 1)).transpose(0, 1)
 
     def _region_scores(self, window: Tensor, features: Tensor, masks: Tensor) -> Tensor:
         """The scores of the region that covers a pixel, or else of its patch, or patches: [C, rows, columns]."""
         size = (-(-window.shape[1] // self.score_stride), -(-window.shape[2] // self.score_stride))
         # Bilinear is how the engine stretches scores where there are no regions at all.
         mode = "nearest-exact" if self.uncovered == "patch" else "bilinear"
-        patches = F.interpolate(self._patch_scores(features)[None], size, mode=mode)[0]
+        patches = F.interpolate(self._patch_scores(features[None]), size, mode=mode)[0]
         if not len(masks):
             return patches
         first = cover(masks, size)
@@ -223,12 +223,12 @@ class FOSSIL(SegmentationMethod):
         """s̄(v_R, c) of every region with every concept (Eq. 5).
 
         Args:
-            embeddings: v_R, [L, D].
+            embeddings: v_R, [..., D].
 
         Returns:
-            [C, L] float32.
+            [C, ...] float32.
         """
-        most, length = self._prototypes.shape[1], len(embeddings)
+        most, length = self._prototypes.shape[1], embeddings.shape[:-1].numel()
         parts = [
             mean_and_maximum(self._prototypes[some], self._count[some], embeddings, self.sigmoid)
             for some in class_chunks(len(self._prototypes), most, length)
@@ -277,23 +277,26 @@ def mean_and_maximum(prototypes: Tensor, count: Tensor, regions: Tensor, sigmoid
     Args:
         prototypes: [C, K, D] of C concepts, of unit length.
         count: [C], how many prototypes each concept has; the rest of the K do not count.
-        regions: [L, D].
+        regions: [..., D].
         sigmoid: As in ``FOSSIL``.
 
     Returns:
-        [C, L] each.
+        [C, ...] each.
     """
-    cosines = prototypes @ F.normalize(regions.float(), dim=1).T
+    shape = regions.shape[:-1]
+    cosines = prototypes @ F.normalize(regions.float().flatten(0, -2), dim=1).T
     similarities = cosines.sigmoid() if sigmoid == "each" else cosines
     there = (torch.arange(cosines.shape[1], device=count.device) < count[:, None])[:, :, None]
     if there.all():
-        return similarities.mean(dim=1), similarities.amax(dim=1)
-    mean = (similarities * there).sum(dim=1) / count[:, None]
-    return mean, similarities.masked_fill(~there, -torch.inf).amax(dim=1)
+        mean, maximum = similarities.mean(dim=1), similarities.amax(dim=1)
+    else:
+        mean = (similarities * there).sum(dim=1) / count[:, None]
+        maximum = similarities.masked_fill(~there, -torch.inf).amax(dim=1)
+    return mean.unflatten(1, shape), maximum.unflatten(1, shape)
 
 
 def mix(mean: Tensor, maximum: Tensor, gamma: float, sigmoid: Sigmoid = "each") -> Tensor:
-    """s̄ (Eq. 5): both [C, L], with γ the weight of the maximum -> [C, L]."""
+    """s̄ (Eq. 5): both [C, ...], with γ the weight of the maximum -> [C, ...]."""
     mixed = (1 - gamma) * mean + gamma * maximum
     return mixed if sigmoid == "each" else mixed.sigmoid()
 

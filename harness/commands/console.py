@@ -6,7 +6,7 @@ import sys
 from rich.console import Console
 
 # Columns where nobody says how many: a pipe or a file has no edge at which a table would have to break.
-WIDE = 160
+WIDE = 200
 
 
 def console() -> Console:

@@ -4,18 +4,21 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from jsonargparse import Namespace
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from harness import costs, distributed
 from harness.benchmark import Benchmark
 from harness.commands.arguments import plain
+from harness.commands.console import console
 from harness.commands.rows import Quoted, Task, class_name, class_of
 from harness.data import SegmentationData
 from harness.errors import OvsegError
 from harness.needs import Need, needs
 from harness.reproduction import Published, Row
+
+# Columns below which a table says in two lines what else stands side by side.
+NARROW = 120
 
 
 def listed(rows: Sequence[str], most: int = 4) -> str:
@@ -79,19 +82,33 @@ def print_plan(rows: Sequence[Task | Quoted], rates: Sequence[costs.Rate]) -> No
         for task in tasks
     ]
     hours = costs.estimate(plans, rates)
-    drawn = Table(title="what would run", title_justify="left")
-    for position, title in enumerate(("row", "stands in", "published", "data", "needs", "hours")):
-        drawn.add_column(title, justify="right" if position in (2, 5) else "left", overflow="fold")
-    for task, plan in zip(tasks, plans, strict=True):
-        drawn.add_row(*map(Text, _planned(task, checked[task.row.name], needed[task.row.name], plan, hours)))
     quoted = [row for row in rows if isinstance(row, Quoted)]
-    for row in quoted:
-        drawn.add_row(*map(Text, (*_quoted(row.row, row.published), "not run", "", "-")))
-    Console().print(drawn)
+    planned = zip(tasks, plans, strict=True)
+    lines = [_planned(task, checked[task.row.name], needed[task.row.name], plan, hours) for task, plan in planned]
+    lines += [(*_quoted(row.row, row.published), "not run", "", "-") for row in quoted]
+    printer = console()
+    printer.print(_table(lines, printer.width))
     if quoted:
         print(f"given as published only: {listed([row.row.name for row in quoted])}")
     _print_needs(tasks, checked, needed)
     _print_hours(plans, hours)
+
+
+def _table(lines: Sequence[Sequence[str]], width: int) -> Table:
+    """Side by side where there is room, else what a row stands in below its name."""
+    titles, narrow = ["row", "stands in", "published", "data", "needs", "hours"], width < NARROW
+    if narrow:
+        titles.remove("stands in")
+        lines = [
+            (f"{row}\n{where}", value, *(each.replace(" (", "\n(") for each in rest))
+            for row, where, value, *rest in lines
+        ]
+    drawn = Table(title="what would run", title_justify="left", show_lines=narrow)
+    for title in titles:
+        drawn.add_column(title, justify="right" if title in ("published", "hours") else "left", overflow="fold")
+    for line in lines:
+        drawn.add_row(*map(Text, line))
+    return drawn
 
 
 def _planned(

@@ -125,7 +125,7 @@ class Points:
         most = most or first + len(parsed)
         for group in groups(parsed):
             if distributed.speaks():
-                finished = [(parsed[place].run_dir / RESULTS).is_file() for place in group]
+                finished = [_finished(parsed[place].run_dir) for place in group]
                 for place, known in zip(group, finished, strict=True):
                     print(f"{first + place + 1} of {most}: {names[place]}" + " (finished)" * known, flush=True)
                 if finished.count(False) > 1:
@@ -216,6 +216,14 @@ class Points:
         if parsed.wandb.group is None and "WANDB_RUN_GROUP" not in os.environ:
             parsed.wandb.group = self._title
         return parsed
+
+
+def _finished(directory: Path) -> bool:
+    """Whether an earlier start finished the run, so that it is only read."""
+    try:
+        return bool(json.loads((directory / RESULTS).read_text(encoding="utf-8"))["status"] == "complete")
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _outcome(study: Study, row: Point, column: Point, evaluation: Evaluation) -> Outcome:

@@ -5,20 +5,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from harness import costs, distributed, reproduction
 from harness.commands import evaluate
 from harness.commands.arguments import Parser
-from harness.commands.planned import listed, print_plan
+from harness.commands.console import console
+from harness.commands.planned import NARROW, listed, print_plan
 from harness.commands.rows import Quoted, Task, class_name, parse_row
 from harness.errors import ConfigurationError, OvsegError
 from harness.evaluation import Evaluation
 from harness.reproduction import Measured
 
 SUMMARY = "evaluate the rows of a paper's tables and print measured beside published; the same --run_dir goes on"
+
+# Of the columns of ``reproduction.HEADER``: published, measured, Δ, within, images.
+AGREEMENT = (3, 4, 5, 6, 9)
 
 
 class _Arguments(argparse.ArgumentParser):
@@ -73,7 +76,8 @@ def run(arguments: list[str]) -> int:
     order = [row.name for row in reproduction.papers(configs)[paper]]
     measured = _run_all(parser, tasks, folder, paper, earlier, order)
     if _leads():
-        Console().print(_table(paper, measured))
+        printer = console()
+        printer.print(_table(paper, measured, printer.width))
         _print_missing([(each.row, each.why) for each in measured if each.why is not None])
         print(folder, flush=True)
     lacking = any(each.why is not None for each in measured)
@@ -156,13 +160,19 @@ def _whole(evaluation: Evaluation) -> bool:
     return not results.get("skipped") and len(evaluation.data.ids) == len(evaluation.data.all_ids())
 
 
-def _table(paper: str, measured: Sequence[Measured]) -> Table:
-    drawn = Table(title=f"{paper}: measured beside published", title_justify="left")
+def _table(paper: str, measured: Sequence[Measured], width: int) -> Table:
+    """Every column where there is room, else those that say how well a row agrees; the files have all of them."""
+    narrow = width < NARROW
+    drawn = Table(title=Text(f"{paper}: measured beside published"), title_justify="left", show_lines=narrow)
     for position, title in enumerate(reproduction.HEADER):
-        drawn.add_column(title, justify="left" if position < 3 else "right", no_wrap=position == 0)
+        if not narrow or position in (0, *AGREEMENT):
+            words = position < 3
+            drawn.add_column(title, justify="left" if words else "right", no_wrap=not words, overflow="fold")
     for each in measured:
         if each.why is None:
-            drawn.add_row(*map(Text, reproduction.line(each)))
+            cells = reproduction.line(each)
+            shown = [f"{cells[0]}\n{cells[1]}", *(cells[position] for position in AGREEMENT)] if narrow else cells
+            drawn.add_row(*map(Text, shown))
     return drawn
 
 

@@ -170,7 +170,7 @@ def test_a_random_sweep_is_known_in_advance(ovseg: Callable[..., Outcome], tmp_p
     study = read_sweep(file, seed=5)
     assert isinstance(study, Study)
     assert patches(tmp_path / "out") == [row.flags["method.patch"] for row in study.rows]
-    assert "best miou" in done.out
+    assert "best mIoU" in done.out
     assert cv2.imread(str(tmp_path / "out" / "curves.png")).shape[0] > 300
     more = read_sweep(file, count=6, seed=5)
     other = read_sweep(file, seed=6)
@@ -191,7 +191,10 @@ def test_a_search_goes_on_where_it_stopped(ovseg: Callable[..., Outcome], tmp_pa
     assert [each["flags"]["method.patch"] for each in kept] == patches(tmp_path / "whole")[:5]
     finished = {each: json.loads((each / "results.json").read_text())["seconds"] for each in folder.glob("*-*")}
     assert len(finished) == 5
-    assert ovseg("sweep", file, "--run_dir", folder, "--count", "6").code == 0
+    again = ovseg("sweep", file, "--run_dir", folder, "--count", "6")
+    assert again.code == 0, again.err
+    lines = [line for line in again.out.splitlines() if " of 6: patch" in line]
+    assert [line.endswith(" (finished)") for line in lines] == [True] * 5 + [False]
     assert {each: json.loads((each / "results.json").read_text())["seconds"] for each in finished} == finished
     assert patches(folder) == patches(tmp_path / "whole")
     assert cv2.imread(str(folder / "curves.png")).shape[0] > 300
@@ -232,9 +235,9 @@ def test_the_best_point_is_that_of_the_metric_and_the_goal(ovseg: Callable[..., 
     done = ovseg("sweep", file, "--run_dir", tmp_path / "out")
     assert done.code == 0, done.err
     rows = list(csv.reader((tmp_path / "out" / "table.csv").open()))
-    assert rows[0] == ["patch", "mIoU", "pixel_accuracy"]
+    assert rows[0] == ["patch", "mIoU", "pixel accuracy"]
     worst = min(rows[1:], key=lambda row: float(row[2]))
-    assert f"best pixel_accuracy: {worst[2]} at patch {worst[0]}" in done.out
+    assert f"best pixel accuracy: {worst[2]} at patch {worst[0]}" in done.out
 
 
 def test_every_first_point_is_checked_before_a_search(ovseg: Callable[..., Outcome], tmp_path: Path) -> None:
