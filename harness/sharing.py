@@ -5,11 +5,12 @@ the same object, and the same values bit by bit in the same memory layout. What 
 so that a point's integers do not depend on whether it was evaluated alone.
 """
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import wraps
-from inspect import BoundArguments, signature
+from inspect import signature
+from types import MappingProxyType
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import torch
@@ -59,23 +60,37 @@ class Memory:
         self.hits = self.held = 0
         self._entries: dict[Hashable, list[_Entry]] = {}
 
-    def call(self, compute: Callable[..., Any], bound: BoundArguments) -> Any:
-        """What ``compute`` gives for these arguments, defaults among them; computed, or remembered."""
+    def call(
+        self,
+        compute: Callable[..., Any],
+        given: tuple[Any, ...],
+        arguments: tuple[Any, ...],
+        settings: Mapping[str, Any] = MappingProxyType({}),
+    ) -> Any:
+        """What ``compute`` gives; computed, or remembered.
+
+        Args:
+            compute: A function marked ``once``.
+            given: All that it is given, by the order of its parameters, defaults among them.
+            arguments: The same as it is called: by position,
+            settings: and by name.
+        """
         objects: list[Any] = []
         inputs: list[Tensor] = []
-        given = tuple(bound.arguments.values())
         try:
             key = (compute, _key(given[:1], objects, inputs, True), _key(given[1:], objects, inputs), _ambience())
         except _Unshared:
-            return compute(*bound.args, **bound.kwargs)
+            return compute(*arguments, **settings)
         entries = self._entries.setdefault(key, [])
-        for entry in entries:
+        for number, entry in enumerate(entries):
             if all(_same(mine, known) for mine, known in zip(inputs, entry.inputs, strict=True)):
                 self.hits += 1
+                # The next call is likely the one that came next the last time.
+                entries[:] = entries[number + 1 :] + entries[: number + 1]
                 return _copy(entry.result)
         # Copied before the call, which may write into its arguments.
         kept = self._afford(inputs)
-        result = compute(*bound.args, **bound.kwargs)
+        result = compute(*arguments, **settings)
         if kept is not None:
             copied = self._afford(result)
             if copied is None:
@@ -138,10 +153,12 @@ def once(compute: Callable[P, R]) -> Callable[P, R]:
         memory = _memory.get()
         if memory is None:
             return compute(*arguments, **settings)
+        if len(arguments) == len(form.parameters) and not settings:
+            return memory.call(compute, arguments, arguments)
         # The same call may be written in several ways.
         bound = form.bind(*arguments, **settings)
         bound.apply_defaults()
-        return memory.call(compute, bound)
+        return memory.call(compute, tuple(bound.arguments.values()), bound.args, bound.kwargs)
 
     return call
 

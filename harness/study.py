@@ -269,7 +269,8 @@ def read_sweep(file: Path, count: int | None = None, seed: int = 0) -> Study | S
     content = read_mapping(file)
     method = content.get("method")
     if method not in ("grid", "random", "bayes"):
-        raise ConfigurationError(f"{file}: 'method' must be grid, random or bayes, not '{method}'")
+        given = f"not '{method}'" if method is not None else "and this file has none"
+        raise ConfigurationError(f"{file}: a sweep's 'method' must be grid, random or bayes, {given}")
     entries = content.get("parameters")
     if not isinstance(entries, dict) or not entries:
         raise ConfigurationError(f"{file}: a sweep needs 'parameters'")

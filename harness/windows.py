@@ -94,8 +94,10 @@ def upsample(scores: Tensor, size: tuple[int, int], extent: tuple[float, float, 
         extent: As in ``ScoreMap``.
 
     Returns:
-        [C, height, width] float32.
+        [C, height, width] float32; ``scores`` itself if there is nothing to do.
     """
+    if extent is None and tuple(scores.shape[1:]) == size:
+        return scores
     top, left, bottom, right = extent or (0.0, 0.0, *map(float, size))
     rows = _interpolation(size[0], scores.shape[1], top, bottom, scores.device)
     columns = _interpolation(size[1], scores.shape[2], left, right, scores.device)
@@ -137,9 +139,10 @@ def stitch(
     for window_maps, box in zip(maps, boxes, strict=True):
         window = upsample(window_maps[0].scores[0, classes].float(), box.size, window_maps[0].extent)
         for each in window_maps[1:]:
-            window += upsample(each.scores[0, classes].float(), box.size, each.extent)
+            # Not in place: a map that has the window's size already is not copied.
+            window = window + upsample(each.scores[0, classes].float(), box.size, each.extent)
         if len(window_maps) > 1:
-            window /= len(window_maps)
+            window = window / len(window_maps)
         if refine is not None:
             window = refine(window, box)
         planes[:, box.top : box.bottom, box.left : box.right] += window

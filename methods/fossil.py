@@ -186,10 +186,13 @@ class FOSSIL(SegmentationMethod):
     def window_scores(self, windows: Tensor, boxes: Sequence[Box], context: Tensor | None) -> list[ScoreMap]:
         """s̄ of every region and concept, painted where the region lies."""
         features = self.extractor.features(windows).float()
+        # Every patch a region of its own, [B, C, h, w].
+        patches = self.similarity(features.permute(0, 2, 3, 1)).transpose(0, 1)
         if self.regions is None:
-            return [ScoreMap(self._patch_scores(features))]
-        rows = zip(windows, features, boxes, strict=True)
-        return [ScoreMap(torch.stack([self._region_scores(w, f, self._masks(w, box, context)) for w, f, box in rows]))]
+            return [ScoreMap(patches)]
+        masks = [self._masks(window, box, context) for window, box in zip(windows, boxes, strict=True)]
+        rows = zip(features, masks, patches, strict=True)
+        return [ScoreMap(torch.stack([self._region_scores(*row, windows.shape[2:]) for row in rows]))]
 
     def _masks(self, window: Tensor, box: Box, context: Tensor | None) -> Tensor:
         """M: the regions in a window, [L, h, w] bool, none empty."""
@@ -202,22 +205,29 @@ class FOSSIL(SegmentationMethod):
         cut = whole[:, box.top : box.bottom, box.left : box.right]
         return cut[cut.flatten(1).any(dim=1)]
 
-    def _patch_scores(self, features: Tensor) -> Tensor:
-        """Every patch a region of its own: [B, D, h, w] -> [B, C, h, w]."""
-        return self.similarity(features.permute(0, 2, 3, 1)).transpose(0, 1)
+    def _region_scores(self, features: Tensor, masks: Tensor, patches: Tensor, window: Sequence[int]) -> Tensor:
+        """The scores of the region that covers a pixel, or else of its patch, or patches.
 
-    def _region_scores(self, window: Tensor, features: Tensor, masks: Tensor) -> Tensor:
-        """The scores of the region that covers a pixel, or else of its patch, or patches: [C, rows, columns]."""
-        size = (-(-window.shape[1] // self.score_stride), -(-window.shape[2] // self.score_stride))
-        # Bilinear is how the engine stretches scores where there are no regions at all.
-        mode = "nearest-exact" if self.uncovered == "patch" else "bilinear"
-        patches = F.interpolate(self._patch_scores(features[None]), size, mode=mode)[0]
-        if not len(masks):
-            return patches
-        first = cover(masks, size)
-        regions = self.similarity(pool_regions(features, masks))
-        painted = regions.index_select(1, first.clamp(min=0).flatten()).unflatten(1, size)
-        return torch.where(first >= 0, painted, patches)
+        Args:
+            features: [D, h, w].
+            masks: [L, height, width] bool of the window.
+            patches: [C, h, w], the patches' own scores.
+            window: (height, width) in pixels.
+
+        Returns:
+            [C, rows, columns], one score every ``score_stride`` pixels.
+        """
+        size = (-(-window[0] // self.score_stride), -(-window[1] // self.score_stride))
+        scores = patches.flatten(1)
+        if len(masks):
+            scores = torch.cat([self.similarity(pool_regions(features, masks)), scores], dim=1)
+        shown = cover(masks, size, (features.shape[1], features.shape[2]))
+        painted = scores.index_select(1, shown.flatten()).unflatten(1, size)
+        if self.uncovered == "patch":
+            return painted
+        # As the engine stretches them where there are no regions at all.
+        between = F.interpolate(patches[None], size, mode="bilinear")[0]
+        return torch.where(shown < len(masks), painted, between)
 
     def similarity(self, embeddings: Tensor) -> Tensor:
         """s̄(v_R, c) of every region with every concept (Eq. 5).
@@ -302,15 +312,20 @@ def mix(mean: Tensor, maximum: Tensor, gamma: float, sigmoid: Sigmoid = "each") 
 
 
 @once
-def cover(masks: Tensor, size: tuple[int, int]) -> Tensor:
-    """Which region covers each pixel: the first that does.
+def cover(masks: Tensor, size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+    """What each pixel shows: the first region that covers it, or else the patch that it lies in (Sec. 3.5).
 
     Args:
-        masks: [L, H, W] bool, L at least 1.
+        masks: [L, H, W] bool.
         size: (height, width) of the result, which is sampled at the middle of its pixels.
+        grid: (rows, columns) of the patches.
 
     Returns:
-        [*size] int64 indices into the regions; -1 where there is none.
+        [*size] int64: indices into the L regions, and from L on into the patches, row by row.
     """
+    cells = torch.arange(grid[0] * grid[1], device=masks.device, dtype=torch.float64).reshape(1, 1, *grid)
+    patches = len(masks) + F.interpolate(cells, size, mode="nearest-exact")[0, 0].long()
+    if not len(masks):
+        return patches
     sampled = F.interpolate(masks[None].byte(), size, mode="nearest-exact")[0]
-    return torch.where(sampled.amax(dim=0) > 0, sampled.argmax(dim=0), -1)
+    return torch.where(sampled.amax(dim=0) > 0, sampled.argmax(dim=0), patches)

@@ -257,7 +257,16 @@ def test_measured_stands_beside_published(configs: Path, ovseg: Callable[..., Ou
 def test_nothing_that_can_run_is_exit_code_2(configs: Path, ovseg: Callable[..., Outcome], tmp_path: Path) -> None:
     failed = ovseg("reproduce", "squares/d_voc", "--configs", configs, "--run_dir", tmp_path / "out")
     assert failed.code == 2
-    assert "d_voc: voc21: " in failed.out
+    assert failed.out.splitlines()[1].startswith("did not run: d_voc: voc21: ")
+
+
+@pytest.mark.parametrize("given", ["--run_dir", "--rates"])
+def test_a_wrong_path_is_said(given: str, configs: Path, ovseg: Callable[..., Outcome], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    wrong = {"--run_dir": tmp_path / "file" / "below", "--rates": tmp_path / "none.json"}[given]
+    failed = ovseg("reproduce", "squares/a_patch4", "--configs", configs, given, wrong)
+    assert failed.code == 2
+    assert f"{given} {wrong} " in failed.err
 
 
 def test_what_is_quoted_is_printed_and_not_run(configs: Path, ovseg: Callable[..., Outcome], tmp_path: Path) -> None:
@@ -278,6 +287,27 @@ def test_what_is_quoted_is_printed_and_not_run(configs: Path, ovseg: Callable[..
     wrong = ovseg("reproduce", "squares", "--configs", configs, "--run_dir", folder)
     assert wrong.code == 2
     assert "e_quoted.yaml" in wrong.err
+
+
+@pytest.mark.parametrize("columns", [None, "80"])
+def test_tables_cut_nothing(
+    columns: str | None,
+    configs: Path,
+    ovseg: Callable[..., Outcome],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In a pipe, which has no width, and in a terminal of 80 columns."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+    if columns is not None:
+        monkeypatch.setenv("COLUMNS", columns)
+    line = ["reproduce", "squares/b_patch16", "--configs", configs, "--run_dir", tmp_path / "out"]
+    for done in (ovseg(*line), ovseg(*line, "--dry_run")):
+        assert done.code == 0, done.err
+        assert "…" not in done.out
+        table = [each for each in done.out.splitlines() if each.startswith("│")]
+        assert all(text in "\n".join(table) for text in ("b_patch16", "squares | <b>", "1.25"))
+        assert len(table) == (1 if columns is None else 2)
 
 
 def test_a_part_of_the_pictures_is_no_verdict(configs: Path, ovseg: Callable[..., Outcome], tmp_path: Path) -> None:

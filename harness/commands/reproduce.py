@@ -59,7 +59,7 @@ def run(arguments: list[str]) -> int:
         2 when rows were to run and none could, else 0.
 
     Raises:
-        ConfigurationError: There is no such row, or a row's settings are wrong; nothing has run then.
+        ConfigurationError: There is no such row, a row's settings are wrong, or a file or folder is; nothing has run.
     """
     known, rest = arguments_parser().parse_known_args(arguments)
     configs = known.configs or reproduction.default_folder()
@@ -69,19 +69,30 @@ def run(arguments: list[str]) -> int:
     parser = evaluate.parser()
     tasks = [parse_row(parser, row, rest, known.data_root, folder) for row in rows]
     earlier = reproduction.read(folder)
+    if known.rates is not None and not known.rates.is_file():
+        raise ConfigurationError(f"--rates {known.rates} is no file")
     if known.dry_run:
         file = known.rates or _beside(costs.FILE, configs)
         print_plan(tasks, [*costs.read(file), *costs.of_runs(earlier.values())])
         return 0
+    _make(folder)
     order = [row.name for row in reproduction.papers(configs)[paper]]
     measured = _run_all(parser, tasks, folder, paper, earlier, order)
     if _leads():
-        printer = console()
-        printer.print(_table(paper, measured, printer.width))
+        if any(each.why is None for each in measured):
+            printer = console()
+            printer.print(_table(paper, measured, printer.width))
         _print_missing([(each.row, each.why) for each in measured if each.why is not None])
         print(folder, flush=True)
     lacking = any(each.why is not None for each in measured)
     return 2 if lacking and all(each.run is None for each in measured) else 0
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"--run_dir {folder} cannot be made: {error.strerror}") from error
 
 
 def _beside(file: Path, configs: Path) -> Path:

@@ -127,6 +127,7 @@ def test_what_is_wrong_with_a_table_is_said(content: object, said: str, tmp_path
     ("changes", "said"),
     [
         ({"method": "hyperband"}, "grid, random or bayes"),
+        ({"method": None}, "has none"),
         ({"method": "random"}, "run_cap"),
         ({"method": "bayes", "metric": None}, "goal: maximize"),
         ({"method": "bayes", "metric": {"name": "miou"}}, "goal: maximize"),

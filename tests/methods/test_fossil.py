@@ -188,15 +188,17 @@ def test_a_region_has_one_label_and_what_no_region_covers_its_patches() -> None:
     assert (with_regions == with_regions[0]).all()
 
 
-def test_a_pixel_is_covered_by_the_first_region_that_does() -> None:
+def test_a_pixel_shows_the_first_region_that_covers_it_or_its_patch() -> None:
     masks = torch.zeros(2, 8, 8, dtype=torch.bool)
     masks[0, :4, :4], masks[1, 2:6, 2:6] = True, True
-    first = cover(masks, (8, 8))
-    assert first[:4, :4].unique().tolist() == [0]
-    assert first[4:6, 2:6].unique().tolist() == [1]
-    assert first[0].tolist() == [0] * 4 + [-1] * 4
-    assert first[7].unique().tolist() == [-1]
-    assert cover(masks, (4, 4)).tolist() == [[0, 0, -1, -1], [0, 0, 1, -1], [-1, 1, 1, -1], [-1, -1, -1, -1]]
+    shown = cover(masks, (8, 8), (2, 2))
+    assert shown[:4, :4].unique().tolist() == [0]
+    assert shown[4:6, 2:6].unique().tolist() == [1]
+    # The four patches come after the two regions.
+    assert shown[0].tolist() == [0] * 4 + [3] * 4
+    assert shown[7].tolist() == [4] * 4 + [5] * 4
+    assert cover(masks, (4, 4), (2, 2)).tolist() == [[0, 0, 3, 3], [0, 0, 1, 3], [4, 1, 1, 5], [4, 4, 5, 5]]
+    assert cover(masks[:0], (2, 4), (1, 2)).tolist() == [[0, 0, 1, 1]] * 2
 
 
 class Nothing(Bright):
@@ -265,7 +267,8 @@ def test_a_mask_is_pooled_on_the_features_grid_whatever_the_stride(bench: Bench)
         method = matching({"red": [RED], "blue": [BLUE]}, regions=Bright(), score_stride=stride)
         window = picture(RED, BLUE, (255, 200, 200)).image
         features = method.extractor.features(window[None])[0]
-        scores = method._region_scores(window, features, Bright().masks(window))
+        patches = method.similarity(features.permute(1, 2, 0))
+        scores = method._region_scores(features, Bright().masks(window), patches, window.shape[1:])
         assert scores.shape == (2, -(-6 // stride), -(-12 // stride))
         own = method.similarity(pool_regions(features, Bright().masks(window)))
         torch.testing.assert_close(scores[:, -1, -1], own[:, -1])
