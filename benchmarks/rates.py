@@ -41,7 +41,7 @@ from harness.commands.arguments import Parser, instantiate, plain
 from harness.commands.rows import class_name
 from harness.precompute import precompute
 from harness.provenance import commit
-from methods.backbones import DiffusersTextToImage, DiffusionFeatures, HubCaptioner, HubViT, OpenCLIP
+from methods.backbones import DiffusersTextToImage, DiffusionFeatures, HubCaptioner, HubViT, OpenCLIP, OpenCLIPDense
 from methods.regions import CutLER, Found
 from methods.regions.cascade_rcnn import CascadeMaskRCNN
 from methods.support import RuleNouns
@@ -184,6 +184,10 @@ def randomise(method: SegmentationMethod, folder: Path) -> None:
             part.adopt(AutoModel.from_config(VITS[part.name]))
         elif isinstance(part, OpenCLIP):
             part.pretrained = None
+            continue
+        elif isinstance(part, OpenCLIPDense):
+            # Its CLIP is no submodule.
+            part._source[0].pretrained = None
             continue
         elif isinstance(part, Found):
             part.head = str(folder / "head.safetensors")

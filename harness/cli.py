@@ -80,6 +80,10 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:
+        # Whoever read, such as head, has seen enough; without this Python would complain again when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except SystemExit as end:
         # Lightning turns an interrupt during the images into an exit with code 1.
         if isinstance(end.__context__, KeyboardInterrupt):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from harness.errors import RunError
 from harness.metric import Scores
 from harness.records import Record, read_lines
-from harness.results import check_complete, total
+from harness.results import total
 from harness.run_directory import IMAGES, RESULTS, RUN, differences
 
 # What two runs must have in common before their scores can be compared.
@@ -107,15 +107,16 @@ def compare(first: Run, second: Run, samples: int = 2000, level: float = 0.95, s
     """
     if first.names != second.names:
         raise RunError(f"'{first.path}' and '{second.path}' have different classes")
-    check_complete(second.records, [record.id for record in first.records])
-    zero = first.identity["protocol"].get("absent_classes") == "zero"
+    if [record.id for record in first.records] != [record.id for record in second.records]:
+        raise RunError(f"'{first.path}' and '{second.path}' have different images, so there are no pairs to compare")
+    zeros = [run.identity["protocol"].get("absent_classes") == "zero" for run in (first, second)]
     tables = [_table(run.records, len(run.names)) for run in (first, second)]
     count = len(first.records)
     random = np.random.default_rng(seed)
     drawn: list[NDArray[np.float64]] = []
     for _ in range(samples):
         weights = np.bincount(random.integers(count, size=count), minlength=count)
-        ious = [_ious(weights @ table, zero) for table in tables]
+        ious = [_ious(weights @ table, zero) for table, zero in zip(tables, zeros, strict=True)]
         drawn.append(ious[1] - ious[0])
     ends = (50 * (1 - level), 100 - 50 * (1 - level))
     differences_of = np.stack(drawn)

@@ -227,6 +227,7 @@ def _begin(directory: Path, settings: Wandb, id: str, mode: str) -> "wandb.Run":
         "disable_code": True,
         "x_disable_meta": True,
         "x_disable_stats": True,
+        "host": "-",
         "finish_timeout": UPLOAD_SECONDS,
         "finish_timeout_raises": True,
     }

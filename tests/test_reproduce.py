@@ -482,6 +482,7 @@ def test_a_run_is_a_rate_for_the_next_dry_run(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "150")
     line = ["reproduce", "squares/b_patch16", "--configs", configs, "--run_dir", tmp_path / "out"]
+    (tmp_path / "none.json").write_text(json.dumps({"hardware": "none", "rates": []}))
     rates = ["--rates", tmp_path / "none.json"]
     assert "no rate was measured for tinyseg.NearestColour" in ovseg(*line, *rates, "--dry_run").out
     assert ovseg(*line).code == 0

@@ -84,7 +84,7 @@ def benchmark_class(name: str) -> type[Benchmark]:
     if isinstance(found, Exception):
         raise ConfigurationError(f"the benchmark '{name}' cannot be imported: {found}")
     known = [each for each, made in classes.items() if isinstance(made, type) and issubclass(made, Benchmark)]
-    what = "is no published benchmark" if found else "is none of the benchmarks"
+    what = "is no published benchmark; those are" if found else "is none of the benchmarks"
     raise ConfigurationError(f"'{name}' {what} {', '.join(known)}{did_you_mean(name, known)}")
 
 

@@ -149,6 +149,8 @@ def run(arguments: list[str]) -> int:
     """Do it; the exit code."""
     given = parser().parse_args(arguments)
     store = ArtifactStore(given.store)
+    if store.root.exists() and not store.root.is_dir():
+        raise ConfigurationError(f"--store {store.root} is no folder")
     found = entries(store, given.kind)
     if given.action == "verify":
         return verify(store, found)
