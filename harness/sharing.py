@@ -27,7 +27,29 @@ _PLAIN = (str, bytes, int, float, bool, type(None))
 
 
 class _Unshared(Exception):
-    """Something whose equality cannot be told, or that cannot be copied exactly."""
+    """Something whose equality cannot be told."""
+
+
+class _Known(NamedTuple):
+    """A tensor as it was: itself, and how often it had been written into."""
+
+    tensor: Tensor
+    version: int
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> "_Known":
+        return cls(tensor, _version(tensor))
+
+    @property
+    def unchanged(self) -> bool:
+        return _version(self.tensor) == self.version
+
+    def equals(self, other: Tensor) -> bool:
+        """Bit by bit, of a tensor of the same type, shape and layout: a NaN equals itself, and 0 is not -0."""
+        if other.data_ptr() == self.tensor.data_ptr():
+            return True
+        bits = _BITS[other.dtype.itemsize]
+        return torch.equal(other.view(bits), self.tensor.view(bits))
 
 
 class _Entry(NamedTuple):
@@ -35,13 +57,21 @@ class _Entry(NamedTuple):
 
     Attributes:
         objects: What the key tells by address; held, so that no other object gets that address.
-        inputs: Copies of all tensors among the arguments.
-        result: A copy of what came of it.
+        inputs: All tensors among the arguments.
+        result: What came of it.
+        made: All tensors in it.
     """
 
     objects: list[Any]
-    inputs: list[Tensor]
+    inputs: list[_Known]
     result: Any
+    made: list[_Known]
+
+    def answers(self, inputs: list[Tensor]) -> bool:
+        """Whether these are the inputs, and nobody has written into them or the result since."""
+        return all(known.unchanged for known in (*self.inputs, *self.made)) and all(
+            known.equals(mine) for known, mine in zip(self.inputs, inputs, strict=True)
+        )
 
 
 class Memory:
@@ -83,33 +113,27 @@ class Memory:
             return compute(*arguments, **settings)
         entries = self._entries.setdefault(key, [])
         for number, entry in enumerate(entries):
-            if all(_same(mine, known) for mine, known in zip(inputs, entry.inputs, strict=True)):
+            if entry.answers(inputs):
                 self.hits += 1
                 # The next call is likely the one that came next the last time.
                 entries[:] = entries[number + 1 :] + entries[: number + 1]
-                return _copy(entry.result)
-        # Copied before the call, which may write into its arguments.
-        kept = self._afford(inputs)
+                return _parted(entry.result, [])
+        # Before the call, which may write into its arguments.
+        known = [_Known.of(tensor) for tensor in inputs]
         result = compute(*arguments, **settings)
-        if kept is not None:
-            copied = self._afford(result)
-            if copied is None:
-                self.held -= _bytes(kept)
-            else:
-                entries.append(_Entry(objects, kept[0], copied[0]))
+        self._keep(entries, objects, known, result)
         return result
 
-    def _afford(self, value: Any) -> Any:
-        """A copy in a list, or None if it cannot be made or does not fit."""
+    def _keep(self, entries: list[_Entry], objects: list[Any], inputs: list[_Known], result: Any) -> None:
+        made: list[Tensor] = []
         try:
-            size = _bytes(value)
-            if self.held + size > self.budget:
-                return None
-            copied = _copy(value)
+            kept = _parted(result, made)
         except _Unshared:
-            return None
-        self.held += size
-        return [copied]
+            return
+        size = sum(tensor.nbytes for tensor in (*(known.tensor for known in inputs), *made))
+        if self.held + size <= self.budget:
+            self.held += size
+            entries.append(_Entry(objects, inputs, kept, [_Known.of(tensor) for tensor in made]))
 
 
 _memory: ContextVar[Memory | None] = ContextVar("memory", default=None)
@@ -119,13 +143,17 @@ _memory: ContextVar[Memory | None] = ContextVar("memory", default=None)
 def shared(budget: int | None = None) -> Iterator[Memory]:
     """Calls inside that are marked ``once`` share their results, which are forgotten at the end.
 
+    A result is one tensor for all callers. Who writes into it, as into an argument, makes the next call compute it
+    anew. That a tensor was written into is not known in inference mode, which is off inside; gradients are, too.
+
     Args:
         budget: Bytes that may be kept; null takes ``BUDGET``.
     """
     memory = Memory(BUDGET if budget is None else budget)
     token = _memory.set(memory)
     try:
-        yield memory
+        with torch.inference_mode(False), torch.no_grad():
+            yield memory
     finally:
         _memory.reset(token)
 
@@ -151,7 +179,7 @@ def once(compute: Callable[P, R]) -> Callable[P, R]:
     @wraps(compute)
     def call(*arguments: P.args, **settings: P.kwargs) -> R:
         memory = _memory.get()
-        if memory is None:
+        if memory is None or torch.is_inference_mode_enabled():
             return compute(*arguments, **settings)
         if len(arguments) == len(form.parameters) and not settings:
             return memory.call(compute, arguments, arguments)
@@ -164,11 +192,11 @@ def once(compute: Callable[P, R]) -> Callable[P, R]:
 
 
 def _ambience() -> Hashable:
-    """What else a result depends on: whether torch autocasts, and whether its tensors may be trained through."""
+    """What else a result depends on: whether torch autocasts, and whether it may be trained through."""
     casts = tuple(
         torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None for device in ("cpu", "cuda")
     )
-    return casts, torch.is_inference_mode_enabled(), torch.is_grad_enabled()
+    return casts, torch.is_grad_enabled()
 
 
 def _key(value: Any, objects: list[Any], inputs: list[Tensor], own: bool = False) -> Hashable:
@@ -197,32 +225,32 @@ def _key(value: Any, objects: list[Any], inputs: list[Tensor], own: bool = False
     raise _Unshared
 
 
-def _same(left: Tensor, right: Tensor) -> bool:
-    """Equal bit by bit: a NaN equals itself, and 0 is not -0."""
-    bits = _BITS[left.dtype.itemsize]
-    return torch.equal(left.view(bits), right.view(bits))
+def _version(tensor: Tensor) -> int:
+    """How often a tensor, or what it is a view of, was written into.
+
+    Tensors of inference mode do not count, but outside of that mode they cannot be written into.
+    """
+    return 0 if tensor.is_inference() else tensor._version
 
 
-def _copy(value: Any) -> Any:
-    """The same values in the same layout, which the last digits of a product depend on; nobody else's to change."""
+def _parted(value: Any, tensors: list[Tensor]) -> Any:
+    """The same tensors in lists and tuples of their own.
+
+    Args:
+        value: What a function gave.
+        tensors: Gets the tensors.
+    """
     if isinstance(value, Tensor):
-        if any(stride == 0 and length > 1 for stride, length in zip(value.stride(), value.shape, strict=True)):
-            raise _Unshared
-        return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=value.device).copy_(value)
+        tensors.append(value)
+        return value
     if isinstance(value, _PLAIN):
         return value
     if isinstance(value, tuple):
-        copies = [_copy(each) for each in value]
-        return type(value)(*copies) if hasattr(value, "_fields") else tuple(copies)
+        parts = [_parted(each, tensors) for each in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
     if isinstance(value, list):
-        return [_copy(each) for each in value]
+        return [_parted(each, tensors) for each in value]
     raise _Unshared
-
-
-def _bytes(value: Any) -> int:
-    if isinstance(value, Tensor):
-        return value.numel() * value.element_size()
-    return sum(map(_bytes, value)) if isinstance(value, (list, tuple)) else 0
 
 
 def frozen_part(cls: C) -> C:
