@@ -164,7 +164,7 @@ class FOSSIL(SegmentationMethod):
 
     def adopt(self, bank: dict[str, Tensor]) -> None:
         """Take over the prototypes, normalised for cosines."""
-        self._prototypes = F.normalize(bank["prototypes"], dim=-1).to(self.device)
+        self._prototypes = unit(bank["prototypes"]).to(self.device)
         self._count = bank["count"].to(self.device)
         self._centroid = bank["centroid"]
 
@@ -278,6 +278,12 @@ class FOSSIL(SegmentationMethod):
         region = stretch(stage.masks(heat[None])[0], (picture.shape[1], picture.shape[2]))
         title = f"'{reference.noun.text}' in \"{reference.caption.text}\", {100 * share:.0f} %"
         return Evidence(label, title, picture.permute(1, 2, 0).numpy(), region.numpy())
+
+
+@once
+def unit(vectors: Tensor) -> Tensor:
+    """[..., D] of any length -> of length 1; equal banks of several points have one tensor for it."""
+    return F.normalize(vectors, dim=-1)
 
 
 @once

@@ -151,3 +151,17 @@ def test_the_argmax_in_chunks_is_that_of_all_classes(step: int) -> None:
 def test_the_argmax_of_nothing_is_an_error() -> None:
     with pytest.raises(RuntimeError, match="no planes"):
         RunningArgmax().labels  # noqa: B018
+
+
+@pytest.mark.parametrize("cached", [1, 40, 2**18])
+def test_the_first_of_equal_classes_is_highest(cached: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(windows, "CACHED", cached)
+    # Few different scores, so that many are equal.
+    planes = torch.randint(-3, 3, (17, 9, 14), generator=torch.Generator().manual_seed(0)).float()
+    best, labels = windows.first_highest(planes)
+    assert torch.equal(best, planes.amax(dim=0))
+    for row, column in torch.cartesian_prod(torch.arange(9), torch.arange(14)).tolist():
+        scores = planes[:, row, column].tolist()
+        assert labels[row, column] == scores.index(max(scores))
+    infinite = torch.tensor([-torch.inf, 2.0, -torch.inf])[:, None, None]
+    assert windows.first_highest(infinite)[1].item() == 1
