@@ -69,5 +69,5 @@ class CategoryFilter:
             for size in range(1, len(likely) + 1)
             for subset in combinations(likely, size)
         ]
-        with torch.inference_mode():
+        with torch.no_grad():
             return self.clip.encode_text(prompts)
