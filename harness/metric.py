@@ -21,11 +21,9 @@ def confusion_matrix(prediction: Tensor, labels: Tensor, classes: int, ignore_la
     Returns:
         [classes, classes] int64; rows are labels, columns predictions.
     """
-    pairs = labels.long() * classes + prediction
-    counts = torch.bincount(pairs.flatten(), minlength=256 * classes)[: classes * classes].reshape(classes, classes)
-    if ignore_label < classes:
-        counts[ignore_label] = 0
-    return counts
+    valid = labels != ignore_label
+    pairs = labels[valid].long() * classes + prediction[valid].long()
+    return torch.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
 
 
 @dataclass(frozen=True)

@@ -129,3 +129,9 @@ def test_the_metric_is_summed_over_processes(ranks: Ranks) -> None:
     # After compute() each rank has its own counts again, or a second compute() would count twice.
     assert np.array_equal(np.add(first["kept"], second["kept"]), alone)
     assert first["again"] == second["again"] == alone
+
+
+def test_a_label_that_is_no_class_is_an_error() -> None:
+    labels = torch.tensor([[0, 3]], dtype=torch.uint8)
+    with pytest.raises(RuntimeError):
+        confusion_matrix(torch.zeros_like(labels), labels, 2)
