@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from harness.sharing import once
+
 
 def confusion_matrix(prediction: Tensor, labels: Tensor, classes: int, ignore_label: int = 255) -> Tensor:
     """Count pixels by (label, prediction).
@@ -21,9 +23,17 @@ def confusion_matrix(prediction: Tensor, labels: Tensor, classes: int, ignore_la
     Returns:
         [classes, classes] int64; rows are labels, columns predictions.
     """
-    valid = labels != ignore_label
-    pairs = labels[valid].long() * classes + prediction[valid].long()
+    places, rows = _scored(labels, classes, ignore_label)
+    pairs = rows + prediction.flatten().index_select(0, places)
     return torch.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
+
+
+@once
+def _scored(labels: Tensor, classes: int, ignore_label: int) -> tuple[Tensor, Tensor]:
+    """Where the pixels lie that are scored, and which of [classes * classes] pairs each one's row begins with."""
+    flat = labels.flatten()
+    places = (flat != ignore_label).nonzero().squeeze(1)
+    return places, flat.index_select(0, places).long() * classes
 
 
 @dataclass(frozen=True)

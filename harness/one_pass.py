@@ -144,12 +144,13 @@ class EvaluationsTogether(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Count each picture for each point and flush the records."""
-        counted = [
-            (evaluation, prediction, evaluation.count(prediction))
-            for predictions in outputs
-            for evaluation, prediction in zip(self.evaluations, predictions, strict=True)
-            if prediction is not None
-        ]
+        with shared():
+            counted = [
+                (evaluation, prediction, evaluation.count(prediction))
+                for predictions in outputs
+                for evaluation, prediction in zip(self.evaluations, predictions, strict=True)
+                if prediction is not None
+            ]
         seconds = (time.perf_counter() - self._started) / max(len(counted), 1)
         for evaluation, prediction, areas in counted:
             evaluation.record(prediction, areas, seconds, sync=False)

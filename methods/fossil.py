@@ -186,13 +186,11 @@ class FOSSIL(SegmentationMethod):
     def window_scores(self, windows: Tensor, boxes: Sequence[Box], context: Tensor | None) -> list[ScoreMap]:
         """s̄ of every region and concept, painted where the region lies."""
         features = self.extractor.features(windows).float()
-        # Every patch a region of its own, [B, C, h, w].
-        patches = self.similarity(features.permute(0, 2, 3, 1)).transpose(0, 1)
         if self.regions is None:
-            return [ScoreMap(patches)]
+            # Every patch a region of its own, [B, C, h, w].
+            return [ScoreMap(self.similarity(features.permute(0, 2, 3, 1)).transpose(0, 1))]
         masks = [self._masks(window, box, context) for window, box in zip(windows, boxes, strict=True)]
-        rows = zip(features, masks, patches, strict=True)
-        return [ScoreMap(torch.stack([self._region_scores(*row, windows.shape[2:]) for row in rows]))]
+        return [ScoreMap(self._painted(features, masks))]
 
     def _masks(self, window: Tensor, box: Box, context: Tensor | None) -> Tensor:
         """M: the regions in a window, [L, h, w] bool, none empty."""
@@ -205,29 +203,26 @@ class FOSSIL(SegmentationMethod):
         cut = whole[:, box.top : box.bottom, box.left : box.right]
         return cut[cut.flatten(1).any(dim=1)]
 
-    def _region_scores(self, features: Tensor, masks: Tensor, patches: Tensor, window: Sequence[int]) -> Tensor:
-        """The scores of the region that covers a pixel, or else of its patch, or patches.
+    def _painted(self, features: Tensor, masks: Sequence[Tensor]) -> Tensor:
+        """The scores of the region that covers a pixel, or else of its patch, or between patches.
 
         Args:
-            features: [D, h, w].
-            masks: [L, height, width] bool of the window.
-            patches: [C, h, w], the patches' own scores.
-            window: (height, width) in pixels.
+            features: [B, D, h, w].
+            masks: Per window [L, height, width] bool.
 
         Returns:
-            [C, rows, columns], one score every ``score_stride`` pixels.
+            [B, C, rows, columns], one score every ``score_stride`` pixels.
         """
-        size = (-(-window[0] // self.score_stride), -(-window[1] // self.score_stride))
-        scores = patches.flatten(1)
-        if len(masks):
-            scores = torch.cat([self.similarity(pool_regions(features, masks)), scores], dim=1)
-        shown = cover(masks, size, (features.shape[1], features.shape[2]))
-        painted = scores.index_select(1, shown.flatten()).unflatten(1, size)
+        embeddings, shown = lay_out(features, masks, self.score_stride)
+        scores = self.similarity(embeddings)
+        painted = scores.index_select(1, shown.flatten()).unflatten(1, shown.shape).transpose(0, 1)
         if self.uncovered == "patch":
             return painted
         # As the engine stretches them where there are no regions at all.
-        between = F.interpolate(patches[None], size, mode="bilinear")[0]
-        return torch.where(shown < len(masks), painted, between)
+        regions = sum(map(len, masks))
+        patches = scores[:, regions:].unflatten(1, (len(features), *features.shape[2:])).transpose(0, 1)
+        between = F.interpolate(patches, shown.shape[1:], mode="bilinear")
+        return torch.where(shown[:, None] < regions, painted, between)
 
     def similarity(self, embeddings: Tensor) -> Tensor:
         """s̄(v_R, c) of every region with every concept (Eq. 5).
@@ -282,7 +277,7 @@ class FOSSIL(SegmentationMethod):
 
 @once
 def unit(vectors: Tensor) -> Tensor:
-    """[..., D] of any length -> of length 1; equal banks of several points have one tensor for it."""
+    """[..., D] of any length -> of length 1; several points have one tensor for equal banks, and for what they see."""
     return F.normalize(vectors, dim=-1)
 
 
@@ -300,7 +295,7 @@ def mean_and_maximum(prototypes: Tensor, count: Tensor, regions: Tensor, sigmoid
         [C, ...] each.
     """
     shape = regions.shape[:-1]
-    cosines = prototypes @ F.normalize(regions.float().flatten(0, -2), dim=1).T
+    cosines = prototypes @ unit(regions.float().flatten(0, -2)).T
     similarities = cosines.sigmoid() if sigmoid == "each" else cosines
     there = (torch.arange(cosines.shape[1], device=count.device) < count[:, None])[:, :, None]
     if there.all():
@@ -318,6 +313,31 @@ def mix(mean: Tensor, maximum: Tensor, gamma: float, sigmoid: Sigmoid = "each") 
 
 
 @once
+def lay_out(features: Tensor, masks: Sequence[Tensor], stride: int) -> tuple[Tensor, Tensor]:
+    """All that is matched in some windows, and where it is seen.
+
+    Args:
+        features: Φ_v of the windows, [B, D, h, w].
+        masks: M of each window, [L, height, width] bool, none empty.
+        stride: Pixels of a window per pixel of the result.
+
+    Returns:
+        [P, D] float32, v_R of all windows' regions (Eq. 4), then all windows' patches; [B, rows, columns] int64, which
+        of the P a pixel shows, see ``cover``.
+    """
+    grid = (features.shape[2], features.shape[3])
+    pooled = [pool_regions(own, some) for own, some in zip(features, masks, strict=True)]
+    patches = features.permute(0, 2, 3, 1).flatten(0, 2)
+    regions, before, shown = sum(map(len, masks)), 0, []
+    for window, some in enumerate(masks):
+        size = (-(-some.shape[1] // stride), -(-some.shape[2] // stride))
+        own = cover(some, size, grid)
+        first_patch = regions + window * grid[0] * grid[1]
+        shown.append(torch.where(own < len(some), own + before, own + (first_patch - len(some))))
+        before += len(some)
+    return torch.cat([*pooled, patches]), torch.stack(shown)
+
+
 def cover(masks: Tensor, size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
     """What each pixel shows: the first region that covers it, or else the patch that it lies in (Sec. 3.5).
 

@@ -266,12 +266,11 @@ def test_a_mask_is_pooled_on_the_features_grid_whatever_the_stride(bench: Bench)
     for stride in (1, 3, 4):
         method = matching({"red": [RED], "blue": [BLUE]}, regions=Bright(), score_stride=stride)
         window = picture(RED, BLUE, (255, 200, 200)).image
-        features = method.extractor.features(window[None])[0]
-        patches = method.similarity(features.permute(1, 2, 0))
-        scores = method._region_scores(features, Bright().masks(window), patches, window.shape[1:])
-        assert scores.shape == (2, -(-6 // stride), -(-12 // stride))
-        own = method.similarity(pool_regions(features, Bright().masks(window)))
-        torch.testing.assert_close(scores[:, -1, -1], own[:, -1])
+        features, masks = method.extractor.features(window[None]), Bright().masks(window)
+        (scores,) = method.window_scores(window[None], [Box(0, 0, 6, 12)], None)
+        assert scores.scores.shape == (1, 2, -(-6 // stride), -(-12 // stride))
+        own = method.similarity(pool_regions(features[0], masks))
+        torch.testing.assert_close(scores.scores[0, :, -1, -1], own[:, -1])
 
 
 def test_nothing_after_feature_extraction_paints_or_extracts_again(bench: Bench) -> None:
