@@ -9,8 +9,6 @@ if a point of the grid counted other pixels than its own run, or if the grid too
 """
 
 import argparse
-import itertools
-import json
 import resource
 import subprocess
 import sys
@@ -19,21 +17,24 @@ import time
 from pathlib import Path
 
 from harness.records import read_lines
+from harness.study import MIOU, folder_of, read_sweep
 
 EXPERIMENT = "configs/experiments/fossil_miniature.yaml"
 OPENCUT = "configs/models/miniature_opencut.yaml"
-# As in configs/sweeps/fossil_grid_miniature.yaml.
-REFERENCES, PROTOTYPES, GAMMAS = (20, 70, 150), (5, 10, 20), (0.3, 0.5, 0.7)
-MIDDLE = (70, 10, 0.5)
+GRID = "configs/sweeps/fossil_grid_miniature.yaml"
+# Of its points, the one that is run alone.
+MIDDLE = {"method.references": 70, "method.prototypes": 10, "method.gamma": 0.5}
 MOST = 1.6
+# `ovseg sweep` without the drawing of the curves.
 TOGETHER = """
-import json, sys
+import sys
+from pathlib import Path
 from harness.cli import _quiet
 _quiet()
-from harness.commands.evaluate import parser
-from harness.commands.together import evaluate_together
-built = parser()
-evaluate_together(built, [built.parse_args(point) for point in json.loads(sys.argv[1])])
+from harness.commands.points import Points
+from harness.study import read_sweep
+study = read_sweep(Path(sys.argv[1]))
+Points(study.title, study.arguments, sys.argv[3:], Path(sys.argv[2])).study(study)
 """
 
 
@@ -44,29 +45,24 @@ def main() -> None:
     parser.add_argument("--regions", default=OPENCUT, help="the method's regions; null takes patches")
     parser.add_argument("--store", default=None, help="artifact store")
     given = parser.parse_args()
-    shared = ["--config", EXPERIMENT, *(["--store", given.store] if given.store else [])]
+    shared = ["--store", given.store] if given.store else []
     shared += ["--method.regions", given.regions]
     if given.captions:
         shared += ["--method.collection.captions.limit", str(given.captions)]
-    timed("collection", "-m", "harness.cli", "precompute", *shared)
-    shared += ["--data.limit", str(given.limit)]
+    experiment = ["--config", EXPERIMENT, *shared]
+    timed("collection", "-m", "harness.cli", "precompute", *experiment)
+    limit = ["--data.limit", str(given.limit)]
+    study = read_sweep(Path(GRID))
+    middle = next(row for row in study.rows if row.flags == MIDDLE)
     with tempfile.TemporaryDirectory() as folder:
-        one = point(shared, Path(folder) / "alone", *MIDDLE)
-        grid = [
-            point(shared, Path(folder) / "-".join(map(str, values)), *values)
-            for values in itertools.product(REFERENCES, PROTOTYPES, GAMMAS)
-        ]
+        own, grid = Path(folder) / "alone", Path(folder) / "grid"
+        one = [*experiment, *limit, *middle.arguments(), "--run_dir", str(own)]
         alone = timed("one point, `ovseg evaluate`", "-m", "harness.cli", "evaluate", *one)
-        together = timed(f"{len(grid)} points together", "-c", TOGETHER, json.dumps(grid))
-        equal = counts(Path(folder) / "alone") == counts(Path(folder) / "-".join(map(str, MIDDLE)))
+        together = timed(f"{len(study.rows)} points together", "-c", TOGETHER, GRID, str(grid), *shared, *limit)
+        equal = counts(own) == counts(grid / folder_of(middle, MIOU))
     ratio = together / alone
     print(f"{ratio:.2f} times one point (at most {MOST} asked); the same integers: {equal}")
     sys.exit(0 if equal and ratio <= MOST else 1)
-
-
-def point(shared: list[str], run_dir: Path, references: int, prototypes: int, gamma: float) -> list[str]:
-    settings = {"references": references, "prototypes": prototypes, "gamma": gamma}
-    return [*shared, *(f"--method.{name}={value}" for name, value in settings.items()), f"--run_dir={run_dir}"]
 
 
 def timed(title: str, *command: str) -> float:

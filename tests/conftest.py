@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from harness.cli import main
 from tests.running import CLEAN, SQUARES, TESTS, Outcome, Ranks
@@ -25,6 +26,15 @@ def external(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(site))
         yield site
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """As on the ranks that some tests start."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ Methods run with Miniature's models on a few scenes in a folder, so that picture
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +29,7 @@ from harness.store import TENSORS
 from miniature.world import CLASSES, draw_scene
 from tests.running import REPOSITORY, Outcome, Ranks, images, integers, until
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 # Experiments of the repository, and what makes them quick on four classes.
 METHODS: dict[str, list[str]] = {
     "clip_diy_miniature": ["--method.patch_sizes=[96,48]"],
@@ -93,15 +94,6 @@ class Ready(NamedTuple):
         """The label maps of one batch, by the pictures' ids."""
         predictions = self.method.predict_step(samples, 0)
         return {p.sample.id: p.labels for p in predictions if p.labels is not None}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """As on the ranks that these tests start."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

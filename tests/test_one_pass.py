@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from harness.commands import together
 from harness.commands.arguments import resolve_entry_points
 from harness.commands.evaluate import evaluate_parsed, parser
 from harness.commands.together import evaluate_together, groups
+from harness.evaluation import Evaluation
 from harness.records import Record, read_lines
 from harness.sharing import once
 from methods import ClipDIY
@@ -21,6 +22,7 @@ from methods.backbones import HubViT, OpenCLIP
 from methods.backbones.diffusion_features import DiffusionFeatures
 from tests.running import SQUARES, TESTS, Ranks, images, integers, until
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 SCRIPT = TESTS / "harness" / "ranks" / "together.py"
 SMALL = ["--data=datamodules.Miniature", "--data.limit=2", "--trainer.accelerator=cpu"]
 PAINT = ["--method.generator.steps=2", "--method.generator.batch_size=8"]
@@ -78,15 +80,6 @@ STUDIES: dict[str, tuple[list[str], list[list[str]]]] = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """As on the ranks that these tests start."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("store")
@@ -102,6 +95,10 @@ def lines(name: str, folder: Path, store: Path) -> list[list[str]]:
 def parsed(given: list[list[str]]) -> list[Any]:
     built = parser()
     return [built.parse_args(resolve_entry_points(arguments)) for arguments in given]
+
+
+def together_in_order(*given: Any) -> list[Evaluation]:
+    return [evaluation for _, evaluation in sorted(evaluate_together(*given), key=lambda pair: pair[0])]
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +162,7 @@ def test_points_count_what_their_own_runs_count(
     own = own_runs(name)
     calls = Calls(monkeypatch)
     given = lines(name, tmp_path, store)
-    evaluations = evaluate_together(parser(), parsed(given))
+    evaluations = together_in_order(parser(), parsed(given))
     assert [evaluation.directory.path.name for evaluation in evaluations] == [str(i) for i in range(len(given))]
     check_equal(tmp_path, own)
     # The models are loaded once, and asked for no picture twice, by however many points.
@@ -201,7 +198,7 @@ def test_points_that_are_resumed_unevenly(
         return context(method, sample)
 
     monkeypatch.setattr(ClipDIY, "image_context", noting)
-    evaluate_together(parser(), parsed(lines("clip_diy", tmp_path, store)))
+    together_in_order(parser(), parsed(lines("clip_diy", tmp_path, store)))
     assert predicted == [0, 0, 1]
     check_equal(tmp_path, own)
     assert (tmp_path / "0" / "images.jsonl").read_bytes() == (own / "0" / "images.jsonl").read_bytes()
@@ -264,7 +261,7 @@ def test_pictures_that_cannot_be_read(processes: int, external: Path, ranks: Ran
 
 
 def test_seconds_add_up_to_the_pass(own_squares: Path, tmp_path: Path) -> None:
-    evaluations = evaluate_together(parser(), parsed(squares(tmp_path)))
+    evaluations = together_in_order(parser(), parsed(squares(tmp_path)))
     by_image = zip(*(images(evaluation.directory.path) for evaluation in evaluations), strict=True)
     for records in by_image:
         assert len({record.seconds for record in records}) == 1
@@ -275,7 +272,7 @@ def test_what_several_points_need_is_made_once(external: Path, tmp_path: Path) -
     log = tmp_path / "log"
     shared = [*SIX, "--data.limit=1", "--method=tinyseg.painted.Painted", f"--method.log={log}", f"--store={tmp_path}"]
     given = [[*shared, f"--method.seconds={wait}", f"--run_dir={tmp_path / str(wait)}"] for wait in (0, 0.001)]
-    evaluations = evaluate_together(parser(), parsed(given))
+    evaluations = together_in_order(parser(), parsed(given))
     assert len(log.read_text().splitlines()) == 2 * 5  # start and end of each class
     first, second = (evaluation.method.precomputed for evaluation in evaluations)
     assert first.bank == second.bank is not None
@@ -286,7 +283,7 @@ def test_what_several_points_need_is_made_once(external: Path, tmp_path: Path) -
 def test_a_point_of_another_evaluation_is_named(own_squares: Path, tmp_path: Path) -> None:
     shutil.copytree(own_squares / "2", tmp_path / "4")
     with pytest.raises(RunError, match=r"belongs to another evaluation: method.settings.init_args.patch: 2 -> 4"):
-        evaluate_together(parser(), parsed(squares(tmp_path)))
+        together_in_order(parser(), parsed(squares(tmp_path)))
 
 
 # Which points go together.
@@ -331,5 +328,5 @@ def test_what_a_constructor_refuses_is_one_sentence(tmp_path: Path, store: Path)
     given = lines("clip_diy", tmp_path, store)[:2]
     given[1].append("--method.scale_weights=[1]")
     with pytest.raises(ConfigurationError, match="scale_weights"):
-        evaluate_together(parser(), parsed(given))
+        together_in_order(parser(), parsed(given))
     assert not list(tmp_path.iterdir())

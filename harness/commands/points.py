@@ -13,9 +13,9 @@ from rich.text import Text
 
 from harness import atomic, distributed
 from harness.commands import evaluate
-from harness.commands.arguments import resolve_entry_points
+from harness.commands.arguments import resolve_entry_points, vary
 from harness.commands.console import console
-from harness.commands.together import evaluate_group, groups
+from harness.commands.together import evaluate_together
 from harness.curves import draw, drawable
 from harness.errors import ConfigurationError, RunError
 from harness.evaluation import Evaluation
@@ -91,6 +91,7 @@ class Points:
         self.folder = folder
         self._title, self._shared, self._rest = title, shared, rest
         self._parser = evaluate.parser()
+        self._parsed: tuple[list[str], Namespace] | None = None
 
     def study(self, study: Study) -> list[Outcome]:
         """Evaluate all points, which are known in advance; rank 0 writes the table after each.
@@ -119,18 +120,21 @@ class Points:
             first: How many points of the study came before these.
             most: How many points there may be in all (default: these).
 
-        Yields:
-            A point's place in ``parsed``, and its evaluation.
+        Returns:
+            One by one a point's place in ``parsed``, and its evaluation.
         """
-        most = most or first + len(parsed)
-        for group in groups(parsed):
-            if distributed.speaks():
-                finished = [_finished(parsed[place].run_dir) for place in group]
-                for place, known in zip(group, finished, strict=True):
-                    print(f"{first + place + 1} of {most}: {names[place]}" + " (finished)" * known, flush=True)
-                if finished.count(False) > 1:
-                    print(f"these {finished.count(False)} in one pass over the data", flush=True)
-            yield from zip(group, evaluate_group(self._parser, [parsed[place] for place in group]), strict=True)
+
+        def announce(group: list[int]) -> None:
+            if not distributed.speaks():
+                return
+            finished = [_finished(parsed[place].run_dir) for place in group]
+            for place, known in zip(group, finished, strict=True):
+                total = most or first + len(parsed)
+                print(f"{first + place + 1} of {total}: {names[place]}" + " (finished)" * known, flush=True)
+            if finished.count(False) > 1:
+                print(f"these {finished.count(False)} in one pass over the data", flush=True)
+
+        return evaluate_together(self._parser, parsed, announce=announce)
 
     def search(self, search: Search) -> tuple[Study, list[Outcome]]:
         """Evaluate points of which each depends on the scores of the earlier ones.
@@ -205,12 +209,16 @@ class Points:
         Raises:
             ConfigurationError: They are wrong; the message names the row.
         """
-        run_dir = f"--run_dir={self.folder / folder_of(row, column)}"
-        arguments = [*self._shared, *column.arguments(), *row.arguments(), *self._rest, run_dir]
-        try:
-            parsed = self._parser.parse_args(resolve_entry_points(arguments))
-        except ConfigurationError as error:
-            raise ConfigurationError(f"'{row.name}': {error}") from error
+        given = [*self._shared, *column.arguments(), *row.arguments(), *self._rest]
+        arguments = resolve_entry_points(given)
+        parsed = None if self._parsed is None else vary(*self._parsed, arguments)
+        if parsed is None:
+            try:
+                parsed = self._parser.parse_args(arguments)
+            except ConfigurationError as error:
+                raise ConfigurationError(f"'{row.name}': {error}") from error
+        self._parsed = arguments, parsed.clone()
+        parsed.run_dir = self.folder / folder_of(row, column)
         if parsed.seeds is not None:
             raise ConfigurationError(f"'{row.name}': --seeds is not for studies; make the seed a parameter")
         if parsed.wandb.group is None and "WANDB_RUN_GROUP" not in os.environ:

@@ -2,7 +2,7 @@
 
 import json
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -73,24 +73,29 @@ def _sharable(class_path: str) -> bool:
     return all(getattr(cls, name) is getattr(SegmentationMethod, name) for name in hooks)
 
 
-def evaluate_together(built: Parser, parsed: Sequence[Namespace], most: int = TOGETHER) -> list[Evaluation]:
+def evaluate_together(
+    built: Parser,
+    parsed: Sequence[Namespace],
+    most: int = TOGETHER,
+    announce: Callable[[list[int]], None] = lambda group: None,
+) -> Iterator[tuple[int, Evaluation]]:
     """Evaluate several points; those that can share a pass over the data do, the others follow each other.
 
     Args:
         built: The parser of ``ovseg evaluate``.
         parsed: What it parsed, per point.
         most: Points of one pass.
+        announce: Is told the points of each pass, by their places in ``parsed``, before it begins.
 
-    Returns:
-        The finished evaluations in the order of the points.
+    Yields:
+        A point's place in ``parsed``, and its finished evaluation.
 
     Raises:
         OvsegError: Something that the user can mend; one sentence.
     """
-    done: dict[int, Evaluation] = {}
     for group in groups(parsed, most):
-        done |= zip(group, evaluate_group(built, [parsed[place] for place in group]), strict=True)
-    return [done[place] for place in range(len(parsed))]
+        announce(group)
+        yield from zip(group, evaluate_group(built, [parsed[place] for place in group]), strict=True)
 
 
 def evaluate_group(built: Parser, parsed: Sequence[Namespace]) -> list[Evaluation]:

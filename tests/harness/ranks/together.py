@@ -12,7 +12,7 @@ if __name__ == "__main__":
     built = parser()
     parsed = [built.parse_args(arguments) for arguments in json.loads(sys.argv[1])]
     try:
-        evaluations = evaluate_together(built, parsed)
+        evaluations = [evaluation for _, evaluation in evaluate_together(built, parsed)]
         print(json.dumps([str(evaluation.directory.path) for evaluation in evaluations]))
     except OvsegError as error:
         print(error, file=sys.stderr)
