@@ -4,11 +4,11 @@ import csv
 import io
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from harness import atomic
 from harness.commands.arguments import Parser
+from harness.commands.console import console
 from harness.comparison import Difference, Run, compare, obstacles
 from harness.errors import ConfigurationError, RunError
 
@@ -46,7 +46,7 @@ def run(arguments: list[str]) -> None:
     found = compare(*runs, parsed.samples, parsed.level, parsed.seed)
     for line in differing:
         print(f"differs: {line}")
-    Console().print(_table(found, parsed.level))
+    console().print(_table(found, parsed.level))
     if parsed.out is not None:
         rows = [{key: getattr(each, key) for key in KEYS} for each in found]
         if parsed.out.suffix == ".json":

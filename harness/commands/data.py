@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from harness.benchmark import IGNORED, VARIABLE, Benchmark, data_root
 from harness.commands.arguments import Parser
+from harness.commands.console import console
 from harness.data import SegmentationData
 from harness.errors import ConfigurationError, DataError, OvsegError, did_you_mean
 from harness.inspection import Inspection
@@ -152,12 +152,12 @@ def _list(name: str | None, given: Path | None) -> int:
     if name is not None:
         describe(benchmark_class(name), root)
         return 0
-    console = Console()
+    out = console()
     rows = [row(each, found, root) for each, found in data_classes().items()]
-    console.print(listed(rows, "nowhere" if root is None else str(root), console.width))
+    out.print(listed(rows, "nowhere" if root is None else str(root), out.width))
     if root is None:
-        console.print(f"give a folder of data sets with --root, or set {VARIABLE}")
-    console.print("'ovseg data list NAME' says what one needs, and where that is published", highlight=False)
+        out.print(f"give a folder of data sets with --root, or set {VARIABLE}")
+    out.print("'ovseg data list NAME' says what one needs, and where that is published", highlight=False)
     return 0
 
 
@@ -212,7 +212,7 @@ def check(benchmark: type[Benchmark], root: Path, workers: int) -> int:
     """Look at every file; exit code 1 when something is wrong."""
     found = inspect_benchmark(benchmark, root, workers)
     if found.pictures:
-        Console().print(summary(benchmark, found))
+        console().print(summary(benchmark, found))
     shown: Counter[str] = Counter()
     for problem in found.problems:
         shown[problem.kind] += 1

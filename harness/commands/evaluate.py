@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 from jsonargparse import Namespace
 from lightning.pytorch import seed_everything
-from rich.console import Console
 
 from harness import atomic, distributed
 from harness.commands.arguments import STORE_HELP, Parser, add_composition, instantiate, make_trainer, plain
+from harness.commands.console import console
 from harness.errors import ConfigurationError
 from harness.evaluation import Evaluation, evaluate
 from harness.progress import EvaluationProgress
@@ -135,7 +135,7 @@ def evaluate_parsed(built: Parser, parsed: Namespace, quiet: bool = False) -> Ev
         made.method, made.data, made.protocol, trainer, made.run_dir, settings, config, pictures, progress
     )
     if trainer.is_global_zero and evaluation.results is not None and not quiet:
-        Console().print(table(evaluation.results))
+        console().print(table(evaluation.results))
     if logged:
         report(evaluation.directory.path, made.wandb, leads=trainer.local_rank == 0)
     return evaluation

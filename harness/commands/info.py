@@ -3,10 +3,10 @@
 import platform
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from harness.commands.arguments import Parser
+from harness.commands.console import console
 from harness.plugins import DATA, METHODS, find
 from harness.provenance import commit, versions
 
@@ -27,7 +27,7 @@ def devices() -> list[str]:
 def run(arguments: list[str]) -> None:
     """Print it."""
     Parser(prog="ovseg info", description=SUMMARY).parse_args(arguments)
-    console = Console()
+    out = console()
     for title, group in (("methods", METHODS), ("data sets", DATA)):
         drawn = Table("name", "import path", "summary", title=title, title_justify="left")
         for name, point in find(group).items():
@@ -36,10 +36,10 @@ def run(arguments: list[str]) -> None:
             except Exception as error:  # another package's fault must not hide the rest
                 summary = f"cannot be imported: {type(error).__name__}: {error}"
             drawn.add_row(name, point.value.replace(":", "."), summary)
-        console.print(drawn)
+        out.print(drawn)
     drawn = Table("package", "version", title="installed", title_justify="left")
     for name, version in versions().items():
         drawn.add_row(name, version)
     drawn.add_row("commit", commit() or "(not a git checkout)")
-    console.print(drawn)
-    console.print("devices: " + "; ".join(devices()))
+    out.print(drawn)
+    out.print("devices: " + "; ".join(devices()))

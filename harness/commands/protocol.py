@@ -4,11 +4,11 @@ import dataclasses
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from harness.commands.arguments import Parser, instantiate
+from harness.commands.console import console
 from harness.errors import ConfigurationError, did_you_mean
 from harness.protocol import Protocol
 
@@ -32,7 +32,7 @@ def run(arguments: list[str]) -> None:
         example = "ovseg protocol show tcl" if wanted == 1 else "ovseg protocol diff tcl clip_diy_release"
         raise ConfigurationError(f"{given.action} takes {wanted}, not {len(given.protocols)}: '{example}'")
     read = [load(name) for name in given.protocols]
-    Console().print(shown(read[0]) if wanted == 1 else difference(*read))
+    console().print(shown(read[0]) if wanted == 1 else difference(*read))
 
 
 def folders() -> list[Path]:

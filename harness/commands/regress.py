@@ -3,11 +3,11 @@
 import tempfile
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from harness.commands import evaluate
 from harness.commands.arguments import Parser, resolve_entry_points
+from harness.commands.console import console
 from harness.comparison import Run
 from harness.errors import RunError
 from harness.regression import Move, moves, read_baseline, read_gate, scores_of, write_baseline
@@ -75,7 +75,7 @@ def _show(found: list[Move]) -> None:
         title = "mIoU" if move.level == "miou" else f"{move.level} {move.name}"
         cells = (move.run, title, _number(move.before), _number(move.now), f"{_change(move):+.2f}")
         drawn.add_row(*cells, style="bold red" if move.failed else None)
-    Console().print(drawn)
+    console().print(drawn)
     if len(found) > SHOWN:
         print(f"and {len(found) - SHOWN} more")
 

@@ -7,12 +7,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
 from harness.commands.arguments import STORE_HELP, Parser
+from harness.commands.console import console
 from harness.errors import ConfigurationError, StoreError
 from harness.store import MANIFEST, ArtifactStore, size_of
 
@@ -156,5 +156,5 @@ def run(arguments: list[str]) -> int:
         return verify(store, found)
     if given.action == "prune":
         return prune(store, found, given.older_than, given.yes)
-    Console().print(listed(store, found))
+    console().print(listed(store, found))
     return 0
