@@ -19,7 +19,18 @@ from harness.provenance import hash_weights
 from harness.stage import Precomputed, Stage
 from harness.store import ArtifactStore
 from harness.vocabulary import Vocabulary
-from harness.windows import Box, RunningArgmax, ScoreMap, batches, class_chunks, stitch, window_grid
+from harness.windows import (
+    Box,
+    RunningArgmax,
+    ScoreMap,
+    batches,
+    class_chunks,
+    cut,
+    separable,
+    stitch,
+    stitch_at,
+    window_grid,
+)
 
 SEALED = ("predict_step", "predict_image")
 
@@ -264,8 +275,7 @@ class SegmentationMethod(LightningModule):
         boxes = self.windows(image.shape[1], image.shape[2])
         maps: list[list[ScoreMap]] = []
         for some in batches(boxes, self.window_batch):
-            windows = torch.stack([image[:, b.top : b.bottom, b.left : b.right] for b in some])
-            batched = self.window_scores(windows, some, context)
+            batched = self.window_scores(cut(image, some), some, context)
             maps.extend([ScoreMap(m.scores[i : i + 1], m.extent) for m in batched] for i in range(len(some)))
         # Scores are added and compared in float32 whatever the models' precision.
         with torch.autocast(image.device.type, enabled=False):
@@ -297,8 +307,15 @@ class SegmentationMethod(LightningModule):
             constant = float(self.background_threshold or 0.0)
             argmax.update(torch.full((1, *target), constant, device=image.device, dtype=torch.float32), 0)
         height, width = max(target[0], image.shape[1]), max(target[1], image.shape[2])
+        # Nothing happens between stitching and upsampling.
+        direct = self.refiner is None and type(self).fuse is SegmentationMethod.fuse and separable(maps, boxes)
         for chunk in class_chunks(len(self.vocabulary) - first, height, width):
             named = slice(chunk.start + first, chunk.stop + first)
+            if direct:
+                argmax.update(
+                    stitch_at(maps, boxes, chunk, (image.shape[1], image.shape[2]), seen, target), named.start
+                )
+                continue
             in_window = self._refine_window(image, named) if self.protocol.refine == "window" else None
             planes = stitch(maps, boxes, chunk, (image.shape[1], image.shape[2]), in_window)
             planes = self.fuse(planes[:, : seen[0], : seen[1]], named, context)

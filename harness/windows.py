@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from harness.sharing import once
+
 # Score planes held at once, in float32 elements (64 MiB); more classes are stitched chunk by chunk.
 PLANE_BUDGET = 2**24
 # Of them, compared at once on a CPU (1 MiB).
@@ -70,21 +72,32 @@ def batches(boxes: Sequence[Box], size: int) -> list[list[Box]]:
     return found
 
 
-@lru_cache(maxsize=256)
-def _interpolation(length: int, cells: int, start: float, end: float, device: torch.device) -> Tensor:
-    """[length, cells] float32 weights from ``cells`` cell centres, evenly covering [start, end], to pixel centres.
+@once
+def cut(image: Tensor, boxes: Sequence[Box]) -> Tensor:
+    """The windows of an image [3, H, W], all of one size: [B, 3, h, w]."""
+    return torch.stack([image[:, box.top : box.bottom, box.left : box.right] for box in boxes])
+
+
+def _bilinear(length: int, cells: int, start: float, end: float) -> Tensor:
+    """[length, cells] float64 weights from ``cells`` cell centres, evenly covering [start, end], to pixel centres.
 
     Pixels beyond the outermost centres take the outermost value.
     """
-    pixels = torch.arange(length, device=device, dtype=torch.float64) + 0.5
+    pixels = torch.arange(length, dtype=torch.float64) + 0.5
     position = ((pixels - start) / (end - start) * cells - 0.5).clamp(0, cells - 1)
     lower = position.floor().long().clamp(max=max(cells - 2, 0))
     weight = position - lower
-    matrix = torch.zeros(length, cells, device=device, dtype=torch.float64)
+    matrix = torch.zeros(length, cells, dtype=torch.float64)
     matrix.scatter_(1, lower[:, None], (1 - weight)[:, None])
     if cells > 1:
         matrix.scatter_(1, lower[:, None] + 1, weight[:, None])
-    return matrix.float()
+    return matrix
+
+
+@lru_cache(maxsize=256)
+def _interpolation(length: int, cells: int, start: float, end: float, device: torch.device) -> Tensor:
+    """``_bilinear`` as float32 on a device."""
+    return _bilinear(length, cells, start, end).float().to(device)
 
 
 def upsample(scores: Tensor, size: tuple[int, int], extent: tuple[float, float, float, float] | None = None) -> Tensor:
@@ -150,6 +163,97 @@ def stitch(
         planes[:, box.top : box.bottom, box.left : box.right] += window
         count[box.top : box.bottom, box.left : box.right] += 1
     return planes.div_(count)
+
+
+class Axis(NamedTuple):
+    """One direction of a picture and its windows, in pixels of the resized image.
+
+    Attributes:
+        length: Of the image that the windows cover.
+        seen: Of it, how much is no padding.
+        target: Pixels that the seen part is resampled to.
+        starts: Of the windows.
+        window: Their length.
+    """
+
+    length: int
+    seen: int
+    target: int
+    starts: tuple[int, ...]
+    window: int
+
+
+@lru_cache(maxsize=256)
+def _stitching(axis: Axis, cells: int, start: float, end: float, device: torch.device) -> Tensor:
+    """[target, windows * cells] float32: what each cell of the windows along an axis gives to a pixel of the result."""
+    weights = torch.zeros(axis.length, len(axis.starts), cells, dtype=torch.float64)
+    count = torch.zeros(axis.length, 1, 1, dtype=torch.float64)
+    for number, first in enumerate(axis.starts):
+        weights[first : first + axis.window, number] = _bilinear(axis.window, cells, start, end)
+        count[first : first + axis.window] += 1
+    stitched = (weights / count)[: axis.seen].flatten(1)
+    if axis.target != axis.seen:
+        stitched = _bilinear(axis.target, axis.seen, 0, axis.target) @ stitched
+    return stitched.float().to(device)
+
+
+def _rows_and_columns(boxes: Sequence[Box]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Where rows and columns of windows begin."""
+    return tuple(sorted({box.top for box in boxes})), tuple(sorted({box.left for box in boxes}))
+
+
+def separable(maps: Sequence[Sequence[ScoreMap]], boxes: Sequence[Box]) -> bool:
+    """Whether ``stitch_at`` serves: windows in rows and columns, all with the same coarse grids.
+
+    Scores of (nearly) every pixel are stitched sooner by adding them.
+    """
+    tops, lefts = _rows_and_columns(boxes)
+    height, width = boxes[0].size
+    if list(boxes) != [Box(top, left, top + height, left + width) for top in tops for left in lefts]:
+        return False
+    grids = {tuple((each.scores.shape[2:], each.extent) for each in window) for window in maps}
+    return len(grids) == 1 and all(2 * h <= height and 2 * w <= width for (h, w), _ in next(iter(grids)))
+
+
+def stitch_at(
+    maps: Sequence[Sequence[ScoreMap]],
+    boxes: Sequence[Box],
+    classes: slice,
+    size: tuple[int, int],
+    seen: tuple[int, int],
+    target: tuple[int, int],
+) -> Tensor:
+    """``stitch``, cropped to ``seen`` and resampled bilinearly to ``target``, by two products per score map.
+
+    All of it is linear in the scores, and rows are treated alike, as are columns. Equal up to rounding.
+
+    Args:
+        maps: As for ``stitch``; ``separable``.
+        boxes: Likewise.
+        classes: Likewise.
+        size: Likewise.
+        seen: (height, width) of the part of the resized image that is no padding.
+        target: (height, width) of the result.
+
+    Returns:
+        [C, *target] float32.
+    """
+    tops, lefts = _rows_and_columns(boxes)
+    height, width = boxes[0].size
+    down = Axis(size[0], seen[0], target[0], tops, height)
+    across = Axis(size[1], seen[1], target[1], lefts, width)
+    planes: Tensor | None = None
+    for number, (scores, extent) in enumerate(maps[0]):
+        top, left, bottom, right = extent or (0.0, 0.0, float(height), float(width))
+        rows = _stitching(down, scores.shape[2], top, bottom, scores.device)
+        columns = _stitching(across, scores.shape[3], left, right, scores.device)
+        grid = torch.stack([window[number].scores[0, classes].float() for window in maps])
+        # [windows down, windows across, C, h, w] -> [C, windows down * h, windows across * w]
+        grid = grid.unflatten(0, (len(tops), len(lefts))).permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
+        resampled = rows @ (grid @ columns.T)
+        planes = resampled if planes is None else planes + resampled
+    assert planes is not None
+    return planes / len(maps[0]) if len(maps[0]) > 1 else planes
 
 
 def first_highest(planes: Tensor) -> tuple[Tensor, Tensor]:

@@ -188,7 +188,8 @@ class FOSSIL(SegmentationMethod):
         features = self.extractor.features(windows).float()
         if self.regions is None:
             # Every patch a region of its own, [B, C, h, w].
-            return [ScoreMap(self.similarity(features.permute(0, 2, 3, 1)).transpose(0, 1))]
+            shape = (len(features), *features.shape[2:])
+            return [ScoreMap(self.similarity(by_patch(features)).unflatten(1, shape).transpose(0, 1))]
         masks = [self._masks(window, box, context) for window, box in zip(windows, boxes, strict=True)]
         return [ScoreMap(self._painted(features, masks))]
 
@@ -313,6 +314,12 @@ def mix(mean: Tensor, maximum: Tensor, gamma: float, sigmoid: Sigmoid = "each") 
 
 
 @once
+def by_patch(features: Tensor) -> Tensor:
+    """[B, D, h, w] -> [B * h * w, D]."""
+    return features.permute(0, 2, 3, 1).flatten(0, 2)
+
+
+@once
 def lay_out(features: Tensor, masks: Sequence[Tensor], stride: int) -> tuple[Tensor, Tensor]:
     """All that is matched in some windows, and where it is seen.
 
@@ -327,7 +334,6 @@ def lay_out(features: Tensor, masks: Sequence[Tensor], stride: int) -> tuple[Ten
     """
     grid = (features.shape[2], features.shape[3])
     pooled = [pool_regions(own, some) for own, some in zip(features, masks, strict=True)]
-    patches = features.permute(0, 2, 3, 1).flatten(0, 2)
     regions, before, shown = sum(map(len, masks)), 0, []
     for window, some in enumerate(masks):
         size = (-(-some.shape[1] // stride), -(-some.shape[2] // stride))
@@ -335,7 +341,7 @@ def lay_out(features: Tensor, masks: Sequence[Tensor], stride: int) -> tuple[Ten
         first_patch = regions + window * grid[0] * grid[1]
         shown.append(torch.where(own < len(some), own + before, own + (first_patch - len(some))))
         before += len(some)
-    return torch.cat([*pooled, patches]), torch.stack(shown)
+    return torch.cat([*pooled, by_patch(features)]), torch.stack(shown)
 
 
 def cover(masks: Tensor, size: tuple[int, int], grid: tuple[int, int]) -> Tensor:

@@ -10,7 +10,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from harness import windows
-from harness.windows import Box, RunningArgmax, ScoreMap, class_chunks, stitch, upsample, window_grid
+from harness.windows import (
+    Box,
+    RunningArgmax,
+    ScoreMap,
+    class_chunks,
+    separable,
+    stitch,
+    stitch_at,
+    upsample,
+    window_grid,
+)
 
 CLASSES = 4
 
@@ -59,6 +69,42 @@ def test_grid_and_stitching_are_those_of_mmsegmentation(height: int, width: int,
     maps = [[ScoreMap(slider.grid(image[None, :, b.top : b.bottom, b.left : b.right]))] for b in boxes]
     stitched = stitch(maps, boxes, slice(0, CLASSES), (height, width))
     torch.testing.assert_close(stitched, expected, atol=1e-5, rtol=0)
+    assert separable(maps, boxes)
+    at_once = stitch_at(maps, boxes, slice(0, CLASSES), *[(height, width)] * 3)
+    torch.testing.assert_close(at_once, expected, atol=1e-5, rtol=0)
+
+
+def coarse(
+    boxes: list[Box], *maps: tuple[tuple[int, int], tuple[float, float, float, float] | None]
+) -> list[list[ScoreMap]]:
+    generator = torch.Generator().manual_seed(5)
+    return [[ScoreMap(torch.randn(1, 4, *grid, generator=generator), extent) for grid, extent in maps] for _ in boxes]
+
+
+@pytest.mark.parametrize("target", [(40, 70), (53, 100), (31, 33), (1, 1), (80, 140)])
+@pytest.mark.parametrize(("seen", "window", "stride"), [((40, 70), 24, 10), ((24, 70), 24, 24), ((37, 61), 40, 7)])
+def test_stitching_and_resampling_at_once_is_one_after_the_other(
+    target: tuple[int, int], seen: tuple[int, int], window: int, stride: int
+) -> None:
+    size = (max(seen[0], window), max(seen[1], window))
+    boxes = window_grid(*size, window, stride)
+    maps = coarse(boxes, ((5, 7), None), ((3, 2), (2, -3, 20, 30)), ((1, 1), None))
+    some = slice(1, 4)
+    planes = stitch(maps, boxes, some, size)[:, : seen[0], : seen[1]]
+    expected = F.interpolate(planes[None], target, mode="bilinear", align_corners=False)[0]
+    assert separable(maps, boxes)
+    torch.testing.assert_close(stitch_at(maps, boxes, some, size, seen, target), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_what_cannot_be_stitched_at_once() -> None:
+    boxes = window_grid(40, 70, 24, 10)
+    assert separable(coarse(boxes, ((12, 12), None)), boxes)
+    assert not separable(coarse(boxes, ((13, 12), None)), boxes)
+    assert not separable(coarse(boxes, ((2, 2), None), ((12, 13), None)), boxes)
+    assert not separable([*coarse(boxes[:-1], ((2, 2), None)), *coarse(boxes[-1:], ((2, 2), (0, 0, 9, 9)))], boxes)
+    assert not separable(coarse(boxes, ((2, 2), None)), [*boxes[1:], boxes[0]])
+    assert not separable(coarse(boxes[1:], ((2, 2), None)), boxes[1:])
+    assert not separable(coarse(boxes, ((2, 2), None)), [*boxes[:-1], Box(0, 0, 8, 8)])
 
 
 @given(st.integers(1, 200), st.integers(1, 200), st.integers(1, 64), st.data())
