@@ -306,23 +306,21 @@ class SegmentationMethod(LightningModule):
         if first:
             constant = float(self.background_threshold or 0.0)
             argmax.update(torch.full((1, *target), constant, device=image.device, dtype=torch.float32), 0)
-        height, width = max(target[0], image.shape[1]), max(target[1], image.shape[2])
-        # Nothing happens between stitching and upsampling.
-        direct = self.refiner is None and type(self).fuse is SegmentationMethod.fuse and separable(maps, boxes)
-        for chunk in class_chunks(len(self.vocabulary) - first, height, width):
+        whole = (image.shape[1], image.shape[2])
+        # Nothing comes between stitching and upsampling.
+        linear = self.refiner is None and type(self).fuse is SegmentationMethod.fuse and separable(maps, boxes)
+        for chunk in class_chunks(len(self.vocabulary) - first, max(target[0], whole[0]), max(target[1], whole[1])):
             named = slice(chunk.start + first, chunk.stop + first)
-            if direct:
-                argmax.update(
-                    stitch_at(maps, boxes, chunk, (image.shape[1], image.shape[2]), seen, target), named.start
-                )
-                continue
-            in_window = self._refine_window(image, named) if self.protocol.refine == "window" else None
-            planes = stitch(maps, boxes, chunk, (image.shape[1], image.shape[2]), in_window)
-            planes = self.fuse(planes[:, : seen[0], : seen[1]], named, context)
-            if self.protocol.refine == "image":
-                planes = self._refine(image[:, : seen[0], : seen[1]], planes, named)
-            if tuple(planes.shape[1:]) != target:
-                planes = F.interpolate(planes[None], target, mode="bilinear", align_corners=False)[0]
+            if linear:
+                planes = stitch_at(maps, boxes, chunk, whole, seen, target)
+            else:
+                in_window = self._refine_window(image, named) if self.protocol.refine == "window" else None
+                planes = stitch(maps, boxes, chunk, whole, in_window)
+                planes = self.fuse(planes[:, : seen[0], : seen[1]], named, context)
+                if self.protocol.refine == "image":
+                    planes = self._refine(image[:, : seen[0], : seen[1]], planes, named)
+                if tuple(planes.shape[1:]) != target:
+                    planes = F.interpolate(planes[None], target, mode="bilinear", align_corners=False)[0]
             argmax.update(planes, named.start)
         labels = argmax.labels
         if nearest and tuple(labels.shape) != size:
