@@ -1,7 +1,8 @@
 """The window grid, score maps, and their stitching into a label map without ever holding all classes at full size."""
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, reduce
+from operator import add
 from typing import NamedTuple
 
 import torch
@@ -242,18 +243,20 @@ def stitch_at(
     height, width = boxes[0].size
     down = Axis(size[0], seen[0], target[0], tops, height)
     across = Axis(size[1], seen[1], target[1], lefts, width)
-    planes: Tensor | None = None
-    for number, (scores, extent) in enumerate(maps[0]):
+
+    def resampled(number: int) -> Tensor:
+        scores, extent = maps[0][number]
         top, left, bottom, right = extent or (0.0, 0.0, float(height), float(width))
         rows = _stitching(down, scores.shape[2], top, bottom, scores.device)
         columns = _stitching(across, scores.shape[3], left, right, scores.device)
         grid = torch.stack([window[number].scores[0, classes].float() for window in maps])
         # [windows down, windows across, C, h, w] -> [C, windows down * h, windows across * w]
         grid = grid.unflatten(0, (len(tops), len(lefts))).permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
-        resampled = rows @ (grid @ columns.T)
-        planes = resampled if planes is None else planes + resampled
-    assert planes is not None
-    return planes / len(maps[0]) if len(maps[0]) > 1 else planes
+        return rows @ (grid @ columns.T)
+
+    count = len(maps[0])
+    planes = reduce(add, map(resampled, range(count)))
+    return planes / count if count > 1 else planes
 
 
 def first_highest(planes: Tensor) -> tuple[Tensor, Tensor]:

@@ -123,13 +123,13 @@ class Points:
         Returns:
             One by one a point's place in ``parsed``, and its evaluation.
         """
+        total = most or first + len(parsed)
 
         def announce(group: list[int]) -> None:
             if not distributed.speaks():
                 return
             finished = [_finished(parsed[place].run_dir) for place in group]
             for place, known in zip(group, finished, strict=True):
-                total = most or first + len(parsed)
                 print(f"{first + place + 1} of {total}: {names[place]}" + " (finished)" * known, flush=True)
             if finished.count(False) > 1:
                 print(f"these {finished.count(False)} in one pass over the data", flush=True)
