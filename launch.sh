@@ -110,7 +110,7 @@ if [[ $1 == evaluate || $1 == segment || $1 == precompute || $1 == table || $1 =
         ranks+=(--master-addr "${master%:*}" --master-port "${master##*:}")
     fi
     trainer=(--trainer.devices "$devices" --trainer.num_nodes "$nodes" --trainer.strategy ddp)
-    command=("$python" -m harness.launch "${ranks[@]}" -m harness.cli "$@" "${trainer[@]}")
+    command=("$python" -m harness.system.launch "${ranks[@]}" -m harness.cli "$@" "${trainer[@]}")
     # torchrun would set one thread a process, and say so.
     cores=$(getconf _NPROCESSORS_ONLN)
     threads=$((cores > devices ? cores / devices : 1))

@@ -19,7 +19,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Dinov2Config, Dinov2Model
 
-from harness.store import ArtifactStore
+from harness.artifacts.store import ArtifactStore
 
 KINDS = {"caption_pictures": "maps", "references": "visual", "reference_texts": "text"}
 # Published configurations where they differ from the classes' defaults: stable-diffusion-2-1-base, dinov2-large.

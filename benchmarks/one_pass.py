@@ -16,8 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from harness.records import read_lines
-from harness.study import MIOU, folder_of, read_sweep
+from harness.results.records import read_lines
+from harness.studies.study import MIOU, folder_of, read_sweep
 
 EXPERIMENT = "configs/experiments/fossil_miniature.yaml"
 OPENCUT = "configs/models/miniature_opencut.yaml"
@@ -32,7 +32,7 @@ from pathlib import Path
 from harness.cli import _quiet
 _quiet()
 from harness.commands.points import Points
-from harness.study import read_sweep
+from harness.studies.study import read_sweep
 study = read_sweep(Path(sys.argv[1]))
 Points(study.title, study.arguments, sys.argv[3:], Path(sys.argv[2])).study(study)
 """

@@ -35,17 +35,19 @@ from transformers import (
     ViTConfig,
 )
 
-from harness import ArtifactStore, Protocol, Sample, SegmentationMethod, Vocabulary, atomic, costs
+from harness import ArtifactStore, Protocol, Sample, SegmentationMethod, Vocabulary
+from harness.artifacts.precompute import precompute
 from harness.commands import evaluate
 from harness.commands.arguments import Parser, instantiate, plain
 from harness.commands.rows import class_name
-from harness.precompute import precompute
-from harness.provenance import commit
+from harness.studies import costs
+from harness.system import atomic
+from harness.system.provenance import commit
 from methods.backbones import DiffusersTextToImage, DiffusionFeatures, HubCaptioner, HubViT, OpenCLIP, OpenCLIPDense
+from methods.fossil.captions import Captions
 from methods.regions import CutLER, Found
 from methods.regions.cascade_rcnn import CascadeMaskRCNN
 from methods.support import RuleNouns
-from methods.support.captions import Captions
 from miniature.train_blip import build_processor
 from miniature.training import WEIGHTS
 

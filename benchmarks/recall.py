@@ -7,10 +7,10 @@ import argparse
 import time
 from pathlib import Path
 
+from harness.artifacts.store import ArtifactStore
 from harness.commands import evaluate
 from harness.commands.arguments import instantiate
-from harness.store import ArtifactStore
-from methods.support.search import FlatIndex, HNSWIndex, Vectors, recall
+from methods.fossil.search import FlatIndex, HNSWIndex, Vectors, recall
 
 
 def main() -> None:

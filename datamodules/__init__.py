@@ -7,7 +7,6 @@ from datamodules.coco_object import COCOObject, COCOObjectTCL
 from datamodules.coco_stuff import COCOStuff
 from datamodules.context import Context59, Context60
 from datamodules.folder import Folder
-from datamodules.miniature import Miniature
 from datamodules.voc import VOC20, VOC21, VOCC
 
 __all__ = [
@@ -23,5 +22,4 @@ __all__ = [
     "Context59",
     "Context60",
     "Folder",
-    "Miniature",
 ]

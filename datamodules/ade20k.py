@@ -2,8 +2,8 @@
 
 from datamodules.metainfo import metainfo
 from datamodules.stuff import stuff_names
-from harness.benchmark import REDUCED, Benchmark, Layout, Source
-from harness.vocabulary import Vocabulary
+from harness.data.benchmark import REDUCED, Benchmark, Layout, Source
+from harness.data.vocabulary import Vocabulary
 
 ZIP = Source("ADEChallengeData2016.zip", "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip")
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from datamodules.label_maps import table, translated
 from datamodules.metainfo import metainfo
 from datamodules.stuff import stuff_names
-from harness.benchmark import Benchmark, Job, Layout, Source
-from harness.vocabulary import Vocabulary
+from harness.data.benchmark import Benchmark, Job, Layout, Source
+from harness.data.vocabulary import Vocabulary
 
 PAGE = "https://www.cityscapes-dataset.com/downloads/"
 LABELS = Source("gtFine_trainvaltest.zip", PAGE)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from datamodules.label_maps import translated
-from harness.benchmark import Benchmark, Job, Layout, Source
+from harness.data.benchmark import Benchmark, Job, Layout, Source
 
 IMAGES = Source("val2017.zip", "http://images.cocodataset.org/zips/val2017.zip")
 MAPS = Source(

@@ -5,7 +5,7 @@ import numpy as np
 from datamodules.coco import NUMBERS, FromMaps, labelled
 from datamodules.label_maps import table
 from datamodules.metainfo import metainfo
-from harness.vocabulary import Vocabulary
+from harness.data.vocabulary import Vocabulary
 
 # Supercategories as the annotations of COCO (instances) and COCO-Stuff (stuff) give them, in the usual order: things,
 # then stuff. Each holds names of mmsegmentation's 171 classes.

@@ -12,9 +12,9 @@ from datamodules.coco import COCO, NUMBERS, THINGS, FromMaps, labelled
 from datamodules.label_maps import encode, pycocotools, table
 from datamodules.metainfo import metainfo
 from datamodules.stuff import stuff_names
-from harness.benchmark import Job, Source
-from harness.errors import DataError
-from harness.vocabulary import Vocabulary
+from harness.data.benchmark import Job, Source
+from harness.data.vocabulary import Vocabulary
+from harness.system.errors import DataError
 
 INSTANCES = Source(
     "annotations_trainval2017.zip", "http://images.cocodataset.org/annotations/annotations_trainval2017.zip"

@@ -6,7 +6,7 @@ from datamodules.coco import NUMBERS, FromMaps, labelled
 from datamodules.label_maps import table
 from datamodules.metainfo import metainfo
 from datamodules.stuff import stuff_names
-from harness.vocabulary import Vocabulary
+from harness.data.vocabulary import Vocabulary
 
 
 class COCOStuff(FromMaps):

@@ -11,9 +11,9 @@ import numpy as np
 from datamodules.label_maps import encode, pycocotools
 from datamodules.metainfo import metainfo
 from datamodules.stuff import stuff_names
-from harness.benchmark import REDUCED, Benchmark, Job, Layout, Source
-from harness.errors import DataError
-from harness.vocabulary import Vocabulary
+from harness.data.benchmark import REDUCED, Benchmark, Job, Layout, Source
+from harness.data.vocabulary import Vocabulary
+from harness.system.errors import DataError
 
 DEVKIT = Source(
     "VOCtrainval_03-May-2010.tar", "http://host.robots.ox.ac.uk/pascal/VOC/voc2010/VOCtrainval_03-May-2010.tar"

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from harness.data import Picture, SegmentationData
-from harness.errors import DataError
-from harness.images import EXTENSIONS, read_image, read_labels
-from harness.vocabulary import Vocabulary
+from harness.data.datamodule import Picture, SegmentationData
+from harness.data.images import EXTENSIONS, read_image, read_labels
+from harness.data.vocabulary import Vocabulary
+from harness.system.errors import DataError
 
 BACKGROUND = ("background", "_background_")
 IGNORED = "__ignore__"

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from harness.benchmark import IGNORED, Source
-from harness.errors import ConfigurationError, DataError
-from harness.images import read_labels
+from harness.data.benchmark import IGNORED, Source
+from harness.data.images import read_labels
+from harness.system.errors import ConfigurationError, DataError
 
 
 def table(values: Mapping[int, int], rest: int = IGNORED) -> np.ndarray:

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from harness.errors import ConfigurationError
+from harness.system.errors import ConfigurationError
 
 
 class Metainfo(NamedTuple):

@@ -9,8 +9,8 @@ import numpy as np
 from datamodules.label_maps import published
 from datamodules.metainfo import metainfo
 from datamodules.stuff import stuff_names
-from harness.benchmark import REDUCED, Benchmark, Job, Layout, Source
-from harness.vocabulary import Vocabulary
+from harness.data.benchmark import REDUCED, Benchmark, Job, Layout, Source
+from harness.data.vocabulary import Vocabulary
 
 DEVKIT = Source(
     "VOCtrainval_11-May-2012.tar", "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar"

@@ -6,18 +6,18 @@ import os
 # the environment downloads. The Hub's library reads it when it is first imported, so it stands before all imports.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from harness.data import Picture, Sample, SegmentationData
-from harness.errors import ConfigurationError, DataError, ModelError, OvsegError, RunError, StoreError
-from harness.evaluation import Evaluation, evaluate
-from harness.method import Evidence, Prediction, Refiner, SegmentationMethod
-from harness.metric import SegmentationMetric
-from harness.protocol import Protocol
-from harness.sharing import frozen_part, once
-from harness.stage import Precomputed, Stage
-from harness.store import ArtifactStore
-from harness.vocabulary import Vocabulary
-from harness.windows import Box, ScoreMap
-from harness.work_item import WorkItem
+from harness.artifacts.stage import Precomputed, Stage
+from harness.artifacts.store import ArtifactStore
+from harness.artifacts.work_item import WorkItem
+from harness.data.datamodule import Picture, Sample, SegmentationData
+from harness.data.protocol import Protocol
+from harness.data.vocabulary import Vocabulary
+from harness.engine.evaluation import Evaluation, evaluate
+from harness.method.method import Evidence, Prediction, Refiner, SegmentationMethod
+from harness.method.windows import Box, ScoreMap
+from harness.results.metric import SegmentationMetric
+from harness.system.errors import ConfigurationError, DataError, ModelError, OvsegError, RunError, StoreError
+from harness.system.sharing import frozen_part, once
 
 __all__ = [
     "ArtifactStore",

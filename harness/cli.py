@@ -64,9 +64,9 @@ def main(arguments: list[str] | None = None) -> int:
         top.error(f"'{parsed.command}' is none of the commands {', '.join(COMMANDS)}{close}")
     _quiet()
 
-    from harness import distributed
     from harness.commands.arguments import resolve_entry_points
-    from harness.errors import OvsegError
+    from harness.system import distributed
+    from harness.system.errors import OvsegError
 
     if "LOCAL_RANK" in os.environ:
         # Launched as a rank: by Lightning, or by torchrun.

@@ -7,21 +7,21 @@ if TYPE_CHECKING:
     from methods.clip_dense import CLIPDense
     from methods.clip_diy import ClipDIY
     from methods.clip_seg import CLIPSeg
-    from methods.fossil import FOSSIL
-    from methods.freeseg_diff import FreeSegDiff
+    from methods.fossil.method import FOSSIL
+    from methods.freeseg_diff.method import FreeSegDiff
     from methods.group_vit import GroupViT
     from methods.maskclip import MaskCLIP
-    from methods.ovdiff import OVDiff
+    from methods.ovdiff.method import OVDiff
 
 _HOMES = {
     "CLIPDense": "clip_dense",
     "CLIPSeg": "clip_seg",
-    "FOSSIL": "fossil",
+    "FOSSIL": "fossil.method",
     "ClipDIY": "clip_diy",
-    "FreeSegDiff": "freeseg_diff",
+    "FreeSegDiff": "freeseg_diff.method",
     "GroupViT": "group_vit",
     "MaskCLIP": "maskclip",
-    "OVDiff": "ovdiff",
+    "OVDiff": "ovdiff.method",
 }
 
 __all__ = ["FOSSIL", "CLIPDense", "CLIPSeg", "ClipDIY", "FreeSegDiff", "GroupViT", "MaskCLIP", "OVDiff"]

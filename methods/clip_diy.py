@@ -10,13 +10,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from harness.data import Sample
-from harness.errors import ConfigurationError
-from harness.method import SegmentationMethod
-from harness.prompts import check_templates
-from harness.protocol import Protocol
-from harness.vocabulary import Vocabulary
-from harness.windows import Box, ScoreMap
+from harness.data.datamodule import Sample
+from harness.data.prompts import check_templates
+from harness.data.protocol import Protocol
+from harness.data.vocabulary import Vocabulary
+from harness.method.method import SegmentationMethod
+from harness.method.windows import Box, ScoreMap
+from harness.system.errors import ConfigurationError
 from methods.backbones.image_text import ImageText
 from methods.regions.found import Saliency
 

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness.errors import ConfigurationError
-from harness.method import SegmentationMethod
-from harness.prompts import check_templates
-from harness.windows import Box, ScoreMap
+from harness.data.prompts import check_templates
+from harness.method.method import SegmentationMethod
+from harness.method.windows import Box, ScoreMap
+from harness.system.errors import ConfigurationError
 from methods.backbones.hub_group_vit import Groups, HubGroupViT
 
 

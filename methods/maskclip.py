@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness.errors import ConfigurationError
-from harness.windows import Box, ScoreMap
+from harness.method.windows import Box, ScoreMap
+from harness.system.errors import ConfigurationError
 from methods.backbones.clip_patches import CLIPPatches, classify
 from methods.clip_dense import CLIPDense
 

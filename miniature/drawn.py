@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness.errors import ConfigurationError
+from harness.system.errors import ConfigurationError
 from methods.backbones.diffusion import GeneratedImages, TextToImage
 from methods.support.attribution import Attribution
 from miniature.painting.album import THING_COVER

@@ -79,7 +79,7 @@ def _dense_crf() -> bool:
 
 
 # This file compares with pydensecrf itself; others mark single tests ``crf``.
-collect_ignore = [] if _dense_crf() else ["methods/test_crf.py"]
+collect_ignore = [] if _dense_crf() else ["methods/refinement/test_crf.py"]
 
 
 def pytest_report_header() -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from datamodules import Folder
-from harness.data import Picture
+from harness.data.datamodule import Picture
 
 
 class Gated(Folder):

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from harness.records import Record, read_lines
+from harness.results.records import Record, read_lines
 
 TESTS = Path(__file__).parent
 REPOSITORY = TESTS.parent

@@ -18,14 +18,14 @@ from PIL import Image
 
 from datamodules import Folder
 from harness import ArtifactStore, Protocol, Sample, SegmentationMethod, Vocabulary
+from harness.artifacts.stage import Precomputed
+from harness.artifacts.store import TENSORS
 from harness.cli import main
 from harness.commands import precompute
 from harness.commands.arguments import instantiate
 from harness.commands.evaluate import parser
-from harness.method import Evidence
-from harness.records import Record, read_lines
-from harness.stage import Precomputed
-from harness.store import TENSORS
+from harness.method.method import Evidence
+from harness.results.records import Record, read_lines
 from miniature.world import CLASSES, draw_scene
 from tests.running import REPOSITORY, Outcome, Ranks, images, integers, until
 

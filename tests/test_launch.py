@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.launch import main
+from harness.system.launch import main
 from tests.running import CLEAN, REPOSITORY, SQUARES, Outcome, free_port, integers
 
 LAUNCH = str(REPOSITORY / "launch.sh")
@@ -72,7 +72,17 @@ def test_a_command_without_a_trainer_runs_by_itself() -> None:
 
 @pytest.mark.parametrize("command", ["evaluate", "precompute", "segment", "table", "sweep"])
 def test_one_node_finds_its_own_port(command: str) -> None:
-    expected = ["-m", "harness.launch", "--standalone", "--nproc-per-node", "4", "-m", "harness.cli", command, "a"]
+    expected = [
+        "-m",
+        "harness.system.launch",
+        "--standalone",
+        "--nproc-per-node",
+        "4",
+        "-m",
+        "harness.cli",
+        command,
+        "a",
+    ]
     assert dry("--devices=4", "--", command, "a") == [*expected, *trainer(4, 1)]
 
 
@@ -107,7 +117,7 @@ def test_slurm_says_where_and_how_many(hosts: str, first: str) -> None:
         "SLURM_JOB_ID": "1234567",
     }
     line = dry("--", "evaluate", "--config", "a.yaml", **slurm)
-    assert line[:4] == ["-m", "harness.launch", "--nproc-per-node", "8"]
+    assert line[:4] == ["-m", "harness.system.launch", "--nproc-per-node", "8"]
     assert line[4:8] == ["--nnodes", "2", "--node-rank", "1"]
     assert line[8:12] == ["--master-addr", first, "--master-port", "24567"]
     assert line[12:] == ["-m", "harness.cli", "evaluate", "--config", "a.yaml", *trainer(8, 2)]

@@ -5,7 +5,7 @@ OVDiff asked a language model for these; a list in the repository can be read, d
 
 from importlib.resources import files
 
-from harness.errors import ConfigurationError, did_you_mean
+from harness.system.errors import ConfigurationError, did_you_mean
 
 
 def available() -> tuple[str, ...]:

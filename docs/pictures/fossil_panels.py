@@ -15,11 +15,11 @@ from jsonargparse import Namespace
 from matplotlib import pyplot as plt
 from matplotlib.patches import Patch
 
+from harness.artifacts.precompute import precompute
+from harness.artifacts.store import ArtifactStore
 from harness.commands import evaluate
 from harness.commands.arguments import instantiate
-from harness.precompute import precompute
-from harness.store import ArtifactStore
-from methods.fossil import FOSSIL
+from methods.fossil.method import FOSSIL
 
 EXPERIMENT = ["--config", "configs/experiments/fossil_miniature.yaml"]
 OPENCUT = ["--method.regions", "configs/models/miniature_opencut.yaml"]

@@ -12,12 +12,12 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 
 from harness.commands.mistakes import sentence
-from harness.data import SegmentationData
-from harness.errors import ConfigurationError, OvsegError
-from harness.method import SegmentationMethod
-from harness.plugins import DATA, METHODS, import_paths
-from harness.protocol import Protocol
-from harness.reproduction import Published
+from harness.data.datamodule import SegmentationData
+from harness.data.protocol import Protocol
+from harness.method.method import SegmentationMethod
+from harness.studies.reproduction import Published
+from harness.system.errors import ConfigurationError, OvsegError
+from harness.system.plugins import DATA, METHODS, import_paths
 
 # What of the Trainer has a meaning without training; the rest would only bury these in --help.
 TRAINER = {

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from rich.table import Table
 
-from harness import atomic
 from harness.commands.arguments import Parser
 from harness.commands.console import console
-from harness.comparison import Difference, Run, compare, obstacles
-from harness.errors import ConfigurationError, RunError
+from harness.results.comparison import Difference, Run, compare, obstacles
+from harness.system import atomic
+from harness.system.errors import ConfigurationError, RunError
 
 SUMMARY = "compare two runs: difference in mIoU and per class, with paired bootstrap intervals over images"
 KEYS = ("name", "first", "second", "change", "low", "high")

@@ -9,16 +9,16 @@ from typing import Literal, NamedTuple
 from rich.table import Table
 from rich.text import Text
 
-from harness.benchmark import IGNORED, VARIABLE, Benchmark, data_root
 from harness.commands.arguments import Parser
 from harness.commands.console import console
-from harness.data import SegmentationData
-from harness.errors import ConfigurationError, DataError, OvsegError, did_you_mean
-from harness.inspection import Inspection
-from harness.inspection import inspect as inspect_benchmark
-from harness.parallel import worker_count
-from harness.plugins import DATA, find
-from harness.preparation import prepare
+from harness.data.benchmark import IGNORED, VARIABLE, Benchmark, data_root
+from harness.data.datamodule import SegmentationData
+from harness.data.inspection import Inspection
+from harness.data.inspection import inspect as inspect_benchmark
+from harness.data.preparation import prepare
+from harness.system.errors import ConfigurationError, DataError, OvsegError, did_you_mean
+from harness.system.parallel import worker_count
+from harness.system.plugins import DATA, find
 
 SUMMARY = "list benchmarks, check one that is on disk, or prepare one that has to be converted"
 # More of one kind would only push the first ones off the screen.

@@ -9,16 +9,16 @@ from typing import Any, Literal
 from jsonargparse import Namespace
 from lightning.pytorch import seed_everything
 
-from harness import atomic, distributed
+from harness.artifacts.store import ArtifactStore
 from harness.commands.arguments import STORE_HELP, Parser, add_composition, instantiate, make_trainer, plain
 from harness.commands.console import console
-from harness.errors import ConfigurationError
-from harness.evaluation import Evaluation, evaluate
-from harness.progress import EvaluationProgress
-from harness.result_pictures import ResultPictures
-from harness.results import table
-from harness.store import ArtifactStore
-from harness.wandb_report import LoggedPictures, Wandb, report, wanted
+from harness.engine.evaluation import Evaluation, evaluate
+from harness.engine.progress import EvaluationProgress
+from harness.engine.result_images import ResultPictures
+from harness.engine.wandb_report import LoggedPictures, Wandb, report, wanted
+from harness.results.results import table
+from harness.system import atomic, distributed
+from harness.system.errors import ConfigurationError
 
 SUMMARY = "evaluate a method on a benchmark, on one process or many; the same --run_dir goes on where it stopped"
 

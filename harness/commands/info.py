@@ -7,8 +7,8 @@ from rich.table import Table
 
 from harness.commands.arguments import Parser
 from harness.commands.console import console
-from harness.plugins import DATA, METHODS, find
-from harness.provenance import commit, versions
+from harness.system.plugins import DATA, METHODS, find
+from harness.system.provenance import commit, versions
 
 SUMMARY = "list methods, data sets, installed versions and devices"
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
 
-from harness.errors import did_you_mean
+from harness.system.errors import did_you_mean
 
 
 def sentence(message: str, known: Iterable[str] = ()) -> str:

@@ -7,15 +7,16 @@ from jsonargparse import Namespace
 from rich.table import Table
 from rich.text import Text
 
-from harness import costs, distributed
-from harness.benchmark import Benchmark
 from harness.commands.arguments import plain
 from harness.commands.console import console
 from harness.commands.rows import Quoted, Task, class_name, class_of
-from harness.data import SegmentationData
-from harness.errors import OvsegError
-from harness.needs import Need, needs
-from harness.reproduction import Published, Row
+from harness.data.benchmark import Benchmark
+from harness.data.datamodule import SegmentationData
+from harness.studies import costs
+from harness.studies.needs import Need, needs
+from harness.studies.reproduction import Published, Row
+from harness.system import distributed
+from harness.system.errors import OvsegError
 
 # Columns below which a table says in two lines what else stands side by side.
 NARROW = 120

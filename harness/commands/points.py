@@ -11,17 +11,17 @@ from jsonargparse import Namespace
 from rich.table import Table
 from rich.text import Text
 
-from harness import atomic, distributed
 from harness.commands import evaluate
 from harness.commands.arguments import resolve_entry_points, vary
 from harness.commands.console import console
 from harness.commands.together import evaluate_together
-from harness.curves import draw, drawable
-from harness.errors import ConfigurationError, RunError
-from harness.evaluation import Evaluation
-from harness.run_directory import RESULTS, differences
-from harness.study import MIOU, Outcome, Point, Search, Study, best, body, folder_of, header, write
-from harness.suggestions import Suggestion
+from harness.engine.evaluation import Evaluation
+from harness.results.run_directory import RESULTS, differences
+from harness.studies.curves import draw, drawable
+from harness.studies.study import MIOU, Outcome, Point, Search, Study, best, body, folder_of, header, write
+from harness.studies.suggestions import Suggestion
+from harness.system import atomic, distributed
+from harness.system.errors import ConfigurationError, RunError
 
 SCHEMA = 1
 SUGGESTIONS = "suggestions.json"

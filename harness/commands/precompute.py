@@ -4,9 +4,9 @@ from pathlib import Path
 
 from lightning.pytorch import seed_everything
 
+from harness.artifacts.stage import Precomputed
+from harness.artifacts.store import ArtifactStore
 from harness.commands.arguments import STORE_HELP, Parser, add_composition, instantiate, make_trainer
-from harness.stage import Precomputed
-from harness.store import ArtifactStore
 
 SUMMARY = (
     "make what a method needs before its first image, on one process or many; what the store has is not made again"

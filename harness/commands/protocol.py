@@ -9,8 +9,8 @@ from rich.text import Text
 
 from harness.commands.arguments import Parser, instantiate
 from harness.commands.console import console
-from harness.errors import ConfigurationError, did_you_mean
-from harness.protocol import Protocol
+from harness.data.protocol import Protocol
+from harness.system.errors import ConfigurationError, did_you_mean
 
 SUMMARY = "show a protocol, or the fields in which two protocols differ"
 FOLDER = Path("configs") / "protocols"

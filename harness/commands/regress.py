@@ -8,9 +8,9 @@ from rich.table import Table
 from harness.commands import evaluate
 from harness.commands.arguments import Parser, resolve_entry_points
 from harness.commands.console import console
-from harness.comparison import Run
-from harness.errors import RunError
-from harness.regression import Move, moves, read_baseline, read_gate, scores_of, write_baseline
+from harness.results.comparison import Run
+from harness.studies.regression import Move, moves, read_baseline, read_gate, scores_of, write_baseline
+from harness.system.errors import RunError
 
 SUMMARY = "run small fixed evaluations and compare them with a committed baseline; exit code 1 on a drop"
 SHOWN = 12

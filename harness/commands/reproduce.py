@@ -8,15 +8,16 @@ from typing import Any, NoReturn
 from rich.table import Table
 from rich.text import Text
 
-from harness import costs, distributed, reproduction
 from harness.commands import evaluate
 from harness.commands.arguments import Parser
 from harness.commands.console import console
 from harness.commands.planned import NARROW, listed, print_plan
 from harness.commands.rows import Quoted, Task, class_name, parse_row
-from harness.errors import ConfigurationError, OvsegError
-from harness.evaluation import Evaluation
-from harness.reproduction import Measured
+from harness.engine.evaluation import Evaluation
+from harness.studies import costs, reproduction
+from harness.studies.reproduction import Measured
+from harness.system import distributed
+from harness.system.errors import ConfigurationError, OvsegError
 
 SUMMARY = "evaluate the rows of a paper's tables and print measured beside published; the same --run_dir goes on"
 

@@ -8,9 +8,9 @@ from typing import NamedTuple
 from jsonargparse import Namespace
 
 from harness.commands.arguments import Parser, plain, resolve_entry_points
-from harness.errors import ConfigurationError
-from harness.protocol import fingerprint
-from harness.reproduction import Published, Row, read_quoted
+from harness.data.protocol import fingerprint
+from harness.studies.reproduction import Published, Row, read_quoted
+from harness.system.errors import ConfigurationError
 
 # Arguments of data that say where pictures are and how they are read, not what is scored.
 READING = ("root", "batch_size", "num_workers", "on_error")

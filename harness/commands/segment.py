@@ -5,12 +5,12 @@ from typing import Literal
 
 from lightning.pytorch import seed_everything
 
+from harness.artifacts.store import ArtifactStore
 from harness.commands.arguments import STORE_HELP, Parser, add_composition, instantiate, make_trainer
-from harness.errors import ConfigurationError
-from harness.progress import EvaluationProgress
-from harness.segment import Pictures, segment
-from harness.store import ArtifactStore
-from harness.vocabulary import Vocabulary
+from harness.data.vocabulary import Vocabulary
+from harness.engine.progress import EvaluationProgress
+from harness.engine.segment import Pictures, segment
+from harness.system.errors import ConfigurationError
 
 SUMMARY = "segment pictures with your own words: an indexed PNG and an overlay for each, and the share of each class"
 

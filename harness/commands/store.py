@@ -11,10 +11,10 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
+from harness.artifacts.store import MANIFEST, ArtifactStore, size_of
 from harness.commands.arguments import STORE_HELP, Parser
 from harness.commands.console import console
-from harness.errors import ConfigurationError, StoreError
-from harness.store import MANIFEST, ArtifactStore, size_of
+from harness.system.errors import ConfigurationError, StoreError
 
 SUMMARY = "list, verify or prune the entries of the artifact store"
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}

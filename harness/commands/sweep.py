@@ -2,9 +2,9 @@
 
 import argparse
 
-from harness import distributed
 from harness.commands.points import run_file
-from harness.study import Search, Study, read_mapping, read_sweep
+from harness.studies.study import Search, Study, read_mapping, read_sweep
+from harness.system import distributed
 
 SUMMARY = "evaluate the points of a W&B sweep file; the same --run_dir goes on where it stopped"
 

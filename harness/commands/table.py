@@ -3,7 +3,7 @@
 import argparse
 
 from harness.commands.points import run_file
-from harness.study import Study, read_table
+from harness.studies.study import Study, read_table
 
 SUMMARY = "evaluate every row of a table file; the same --run_dir goes on where it stopped"
 

@@ -10,15 +10,15 @@ from jsonargparse import Namespace
 from lightning.pytorch import seed_everything
 from lightning.pytorch.core.hooks import DataHooks, ModelHooks
 
+from harness.artifacts.store import ArtifactStore
 from harness.commands.arguments import Parser, instantiate, make_trainer, plain
 from harness.commands.evaluate import evaluate_parsed, pictures_of
-from harness.evaluation import Evaluation
-from harness.method import SegmentationMethod
-from harness.one_pass import PointOfPass, evaluate_in_one_pass
-from harness.progress import EvaluationProgress
-from harness.sharing import Parts
-from harness.store import ArtifactStore
-from harness.wandb_report import report, wanted
+from harness.engine.evaluation import Evaluation
+from harness.engine.one_pass import PointOfPass, evaluate_in_one_pass
+from harness.engine.progress import EvaluationProgress
+from harness.engine.wandb_report import report, wanted
+from harness.method.method import SegmentationMethod
+from harness.system.sharing import Parts
 
 # Points of one pass at most: each holds its bank and, for a picture, its scores and its label map.
 TOGETHER = 32

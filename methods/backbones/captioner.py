@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
 from transformers.utils.logging import disable_progress_bar
 
-from harness.errors import ConfigurationError, ModelError
-from harness.sharing import frozen_part, once
-from harness.store import ArtifactStore
-from harness.work_item import WorkItem, key_of
+from harness.artifacts.store import ArtifactStore
+from harness.artifacts.work_item import WorkItem, key_of
+from harness.system.errors import ConfigurationError, ModelError
+from harness.system.sharing import frozen_part, once
 from methods.backbones.diffusion_pipeline import Precision
 
 # Entries of a configuration that say where a model came from, not what it is.

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness.errors import ModelError
-from harness.sharing import once
+from harness.system.errors import ModelError
+from harness.system.sharing import once
 from methods.backbones.dense import Dense, Kind, ViTFeatures
 from methods.backbones.image_text import OpenCLIP
 from methods.backbones.pixels import IMAGENET_MEAN, IMAGENET_STD, normalise, pad_to_multiple

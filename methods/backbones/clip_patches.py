@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.errors import ConfigurationError, ModelError
-from harness.sharing import once
+from harness.system.errors import ConfigurationError, ModelError
+from harness.system.sharing import once
 from methods.backbones.clip_dense import OpenCLIPDense
 from methods.backbones.image_text import ImageText, OpenCLIP
 from methods.backbones.pixels import resize

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, BaseImageProcessor, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
-from harness.errors import ModelError
-from harness.sharing import frozen_part, once
+from harness.system.errors import ModelError
+from harness.system.sharing import frozen_part, once
 from methods.backbones.pixels import IMAGENET_MEAN, IMAGENET_STD, normalise, pad_to_multiple
 
 Kind = Literal["key", "query", "value", "token"]

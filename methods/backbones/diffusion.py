@@ -13,8 +13,8 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
-from harness.errors import ConfigurationError, ModelError
-from harness.sharing import frozen_part
+from harness.system.errors import ConfigurationError, ModelError
+from harness.system.sharing import frozen_part
 from methods.backbones import diffusion_pipeline as parts
 from methods.backbones.diffusion_pipeline import Precision
 

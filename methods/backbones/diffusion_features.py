@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
-from harness.errors import ConfigurationError, did_you_mean
-from harness.sharing import once
+from harness.system.errors import ConfigurationError, did_you_mean
+from harness.system.sharing import once
 from methods.backbones import diffusion_pipeline as parts
 from methods.backbones.diffusion_pipeline import Precision
 from methods.backbones.features import FeatureExtractor

@@ -13,8 +13,8 @@ from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 from transformers.utils import logging as transformers_logging
 
-from harness.errors import ConfigurationError, ModelError, did_you_mean
-from harness.provenance import hash_weights
+from harness.system.errors import ConfigurationError, ModelError, did_you_mean
+from harness.system.provenance import hash_weights
 
 Precision = Literal["float32", "float16", "bfloat16"]
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")

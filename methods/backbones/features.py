@@ -5,8 +5,8 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from harness.errors import ConfigurationError
-from harness.sharing import frozen_part
+from harness.system.errors import ConfigurationError
+from harness.system.sharing import frozen_part
 from methods.backbones.dense import Dense, Kind
 from methods.backbones.pixels import fitted_scale, resize
 

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import CLIPSegForImageSegmentation, PreTrainedModel, PreTrainedTokenizerBase
 
-from harness.errors import ConfigurationError
-from harness.sharing import once
+from harness.system.errors import ConfigurationError
+from harness.system.sharing import once
 from methods.backbones.hub_image_text import HubImageText
 from methods.backbones.pixels import normalise, resize
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import GroupViTModel, PreTrainedModel, PreTrainedTokenizerBase
 
-from harness.sharing import once
+from harness.system.sharing import once
 from methods.backbones.hub_image_text import HubImageText
 from methods.backbones.pixels import normalise, pad_to_multiple, resize
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
-from harness.errors import ConfigurationError, ModelError
-from harness.sharing import once
+from harness.system.errors import ConfigurationError, ModelError
+from harness.system.sharing import once
 from methods.backbones.image_text import ImageText
 from methods.backbones.pixels import IMAGENET_MEAN, IMAGENET_STD
 

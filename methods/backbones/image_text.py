@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.errors import ConfigurationError, ModelError, did_you_mean
-from harness.sharing import frozen_part, once
+from harness.system.errors import ConfigurationError, ModelError, did_you_mean
+from harness.system.sharing import frozen_part, once
 from methods.backbones.pixels import normalise, resize
 
 

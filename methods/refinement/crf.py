@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from harness.errors import ConfigurationError
-from harness.method import Refiner
-from harness.sharing import frozen_part, once
+from harness.method.method import Refiner
+from harness.system.errors import ConfigurationError
+from harness.system.sharing import frozen_part, once
 
 Unary = Literal["softmax", "labels", "probability"]
 

@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness.errors import ConfigurationError
-from harness.method import Refiner
-from harness.sharing import frozen_part, once
-from harness.windows import class_chunks
+from harness.method.method import Refiner
+from harness.method.windows import class_chunks
+from harness.system.errors import ConfigurationError
+from harness.system.sharing import frozen_part, once
 
 DILATIONS = (1, 2, 4, 8, 12, 24)
 

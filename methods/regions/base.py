@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from harness.sharing import frozen_part
+from harness.system.sharing import frozen_part
 
 
 @frozen_part

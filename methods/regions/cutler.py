@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torchvision.ops import clip_boxes_to_image
 
-from harness.errors import ConfigurationError, ModelError
-from harness.sharing import once
+from harness.system.errors import ConfigurationError, ModelError
+from harness.system.sharing import once
 from methods.regions.base import Regions
 from methods.regions.cascade_rcnn import PIXEL_MEAN, PIXEL_STD, CascadeMaskRCNN, Detections
 

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.sharing import once
+from harness.system.sharing import once
 from methods.regions.cascade_rcnn import Detections
 from methods.regions.cutler import CutLER, network_size, paste, resize
 from methods.regions.found import Saliency

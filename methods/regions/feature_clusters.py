@@ -12,8 +12,8 @@ from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import Tensor
 
-from harness.errors import ConfigurationError
-from harness.sharing import once
+from harness.system.errors import ConfigurationError
+from harness.system.sharing import once
 from methods.backbones.features import FeatureExtractor
 from methods.regions.base import Regions
 

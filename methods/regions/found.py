@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from harness.errors import ModelError
-from harness.sharing import frozen_part, once
+from harness.system.errors import ModelError
+from harness.system.sharing import frozen_part, once
 from methods.backbones.dense import Dense
 
 EPSILON = 1e-10

@@ -12,8 +12,8 @@ from PIL import Image
 from scipy.linalg import eigh
 from torch import Tensor
 
-from harness.errors import ConfigurationError
-from harness.sharing import once
+from harness.system.errors import ConfigurationError
+from harness.system.sharing import once
 from methods.backbones.dense import Dense, Kind
 from methods.refinement.crf import DenseCRF, refine_proposal
 from methods.regions.base import Regions

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.errors import ConfigurationError
-from harness.sharing import once
+from harness.system.errors import ConfigurationError
+from harness.system.sharing import once
 from methods.regions.base import Regions
 from methods.regions.found import Saliency
 from methods.regions.opencut import components

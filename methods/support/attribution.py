@@ -15,7 +15,7 @@ from diffusers import DiffusionPipeline
 from diffusers.models.attention_processor import Attention
 from torch import Tensor
 
-from harness.errors import ConfigurationError
+from harness.system.errors import ConfigurationError
 from methods.backbones.diffusion_pipeline import grid_of, longer_side
 
 Convention = Literal["ovdiff", "daam"]

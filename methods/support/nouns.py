@@ -7,8 +7,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from harness.errors import ConfigurationError
-from harness.sharing import frozen_part
+from harness.system.errors import ConfigurationError
+from harness.system.sharing import frozen_part
 
 Adjectives = Literal["drop", "head", "phrase"]
 

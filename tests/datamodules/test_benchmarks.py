@@ -16,8 +16,8 @@ from mmseg.datasets.transforms import LoadAnnotations
 
 import datamodules
 from harness import ConfigurationError, DataError, Protocol, SegmentationData, evaluate
-from harness.benchmark import REDUCED, Benchmark
-from harness.preparation import prepare
+from harness.data.benchmark import REDUCED, Benchmark
+from harness.data.preparation import prepare
 from methods import ClipDIY
 from methods.backbones import HubViT, OpenCLIP
 from methods.regions import Found

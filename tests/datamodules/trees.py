@@ -12,7 +12,7 @@ from pycocotools import mask
 
 from datamodules.coco import NUMBERS, THINGS
 from datamodules.coco_object import FILE
-from harness.vocabulary import voc_palette
+from harness.data.vocabulary import voc_palette
 
 HEIGHT, WIDTH = 60, 80
 COUNT = 3

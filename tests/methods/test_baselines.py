@@ -11,11 +11,10 @@ import torch.nn.functional as F
 import yaml
 from transformers import CLIPSegConfig, CLIPSegForImageSegmentation, GroupViTConfig, GroupViTModel
 
-from datamodules import Miniature
 from harness import ConfigurationError, ModelError, Protocol, Sample, SegmentationMethod, Vocabulary
 from harness.commands import evaluate
-from harness.reproduction import read_quoted
-from harness.sharing import shared
+from harness.studies.reproduction import read_quoted
+from harness.system.sharing import shared
 from methods import CLIPDense, CLIPSeg, GroupViT, MaskCLIP
 from methods.backbones import OpenCLIP
 from methods.backbones.clip_patches import CLIPPatches
@@ -24,6 +23,7 @@ from methods.backbones.hub_group_vit import HubGroupViT
 from methods.backbones.pixels import IMAGENET_MEAN, IMAGENET_STD, normalise
 from methods.maskclip import denoise, smooth
 from miniature import tokenizer as clip_words
+from miniature.datamodule import Miniature
 from tests.running import REPOSITORY
 
 CLIP = "local-dir:miniature/weights/clip"

@@ -35,7 +35,7 @@ def test_clip_vit_b32_and_dino_vits8_segment_one_picture(tmp_path: Path) -> None
         "--method",
         "methods.ClipDIY",
         "--data",
-        "datamodules.Miniature",
+        "miniature.datamodule.Miniature",
     ]
     built = parser()
     protocol = built.instantiate(built.parse_args([*arguments, "--method.clip", "OpenCLIP"])).protocol

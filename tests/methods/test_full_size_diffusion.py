@@ -9,8 +9,8 @@ from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNe
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from methods.backbones import DiffusersTextToImage, DiffusionFeatures
+from methods.ovdiff.masks import otsu_thresholds, threshold_masks
 from methods.support import Attribution
-from methods.support.masks import otsu_thresholds, threshold_masks
 from miniature.training import WEIGHTS
 
 pytestmark = pytest.mark.slow

@@ -8,13 +8,13 @@ from diffusers import StableDiffusionPipeline
 from transformers import Dinov2Config, ViTConfig
 
 from harness import ArtifactStore, Protocol, Sample, Vocabulary
-from harness.precompute import precompute
+from harness.artifacts.precompute import precompute
 from methods.backbones import DenseFeatures, DiffusersTextToImage, HubViT, OpenCLIP
-from methods.fossil import FOSSIL
+from methods.fossil.captions import Captions
+from methods.fossil.collection import Collection
+from methods.fossil.method import FOSSIL
 from methods.regions import OpenCut
 from methods.support import Attribution
-from methods.support.captions import Captions
-from methods.support.collection import Collection
 from methods.support.nouns import RuleNouns
 
 pytestmark = pytest.mark.slow

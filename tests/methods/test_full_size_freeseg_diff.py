@@ -7,10 +7,10 @@ import torch
 from transformers import BlipConfig, BlipForConditionalGeneration, BlipImageProcessor, BlipProcessor
 
 from harness import Protocol, Sample, Vocabulary
-from harness.store import ArtifactStore
+from harness.artifacts.store import ArtifactStore
 from methods.backbones import DiffusionFeatures, OpenCLIP
 from methods.backbones.captioner import HubCaptioner
-from methods.freeseg_diff import FreeSegDiff
+from methods.freeseg_diff.method import FreeSegDiff
 from methods.refinement import PAMR
 from methods.regions.feature_clusters import FeatureClusters
 from methods.support.nouns import RuleNouns

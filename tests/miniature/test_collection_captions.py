@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from methods.support.captions import Captions
+from methods.fossil.captions import Captions
 from methods.support.nouns import RuleNouns
 from miniature.collection_captions import COUNT, FILE, captions, main
 from miniature.world import CLASSES

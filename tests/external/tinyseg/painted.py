@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 
-from harness import ArtifactStore, DataError, Stage, WorkItem, distributed
+from harness import ArtifactStore, DataError, Stage, WorkItem
+from harness.system import distributed
 from tinyseg import NearestColour
 
 

@@ -9,7 +9,7 @@ import pytest
 from harness.commands import evaluate
 from harness.commands.arguments import Parser, vary
 from harness.commands.points import Points
-from harness.study import MIOU, Study, read_sweep, read_table
+from harness.studies.study import MIOU, Study, read_sweep, read_table
 from tests.running import REPOSITORY, SQUARES
 
 BASE = [f"--config={SQUARES}", "--method.patch=2", "--method.delay=0.5"]

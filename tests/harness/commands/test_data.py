@@ -11,7 +11,7 @@ from PIL import Image
 
 import datamodules
 from harness.commands import data as command
-from harness.plugins import DATA, import_paths
+from harness.system.plugins import DATA, import_paths
 from tests.datamodules.trees import TREES, blocks, coco, grey, picture, voc
 from tests.running import Outcome
 
@@ -23,7 +23,7 @@ def data_sets(monkeypatch: pytest.MonkeyPatch) -> None:
     """All benchmarks and a data module of each other kind, whatever is installed here; small ones, all published."""
     points = {name: EntryPoint(name, f"datamodules:{found}", "ovseg.datamodules") for name, found in NAMES.items()}
     points["folder"] = EntryPoint("folder", "datamodules:Folder", "ovseg.datamodules")
-    points["miniature"] = EntryPoint("miniature", "datamodules:Miniature", "ovseg.datamodules")
+    points["miniature"] = EntryPoint("miniature", "miniature.datamodule:Miniature", "ovseg.datamodules")
     points["broken"] = EntryPoint("broken", "nowhere:Nothing", "ovseg.datamodules")
     monkeypatch.setattr(command, "find", lambda group: points)
     monkeypatch.delenv("OVSEG_DATA", raising=False)

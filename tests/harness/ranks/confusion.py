@@ -7,7 +7,8 @@ from pathlib import Path
 from lightning.pytorch import Trainer
 from tinyseg import NearestColour, Squares
 
-from harness import Protocol, distributed, evaluate
+from harness import Protocol, evaluate
+from harness.system import distributed
 
 if __name__ == "__main__":
     run_dir, devices = Path(sys.argv[1]), int(sys.argv[2])

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from harness import distributed
-from harness.wandb_report import gather_pictures
+from harness.engine.wandb_report import gather_pictures
+from harness.system import distributed
 
 dist.init_process_group("gloo")
 gather_pictures(Path(sys.argv[1]) / f"node{distributed.rank()}", 3, leads=True)

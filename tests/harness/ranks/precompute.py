@@ -10,9 +10,10 @@ import torch
 import torch.distributed as dist
 from tinyseg.painted import Mix, Paint
 
-from harness import ArtifactStore, OvsegError, distributed
-from harness.precompute import precompute
-from harness.provenance import hash_tensors
+from harness import ArtifactStore, OvsegError
+from harness.artifacts.precompute import precompute
+from harness.system import distributed
+from harness.system.provenance import hash_tensors
 
 given = json.loads(sys.argv[1])
 if given.get("world_size", 1) > 1:

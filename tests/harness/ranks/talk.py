@@ -4,7 +4,8 @@ import json
 
 import torch.distributed as dist
 
-from harness import RunError, distributed
+from harness import RunError
+from harness.system import distributed
 
 dist.init_process_group("gloo")
 rank = distributed.rank()

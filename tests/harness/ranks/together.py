@@ -3,9 +3,10 @@
 import json
 import sys
 
-from harness import OvsegError, distributed
+from harness import OvsegError
 from harness.commands.evaluate import parser
 from harness.commands.together import evaluate_together
+from harness.system import distributed
 
 if __name__ == "__main__":
     # As the command line does: a rank whose launcher is gone must not go on.

@@ -1,0 +1,96 @@
+"""The classes to segment: ordered names, colours, which are stuff, and whether class 0 is the background."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from harness.system.errors import ConfigurationError
+
+MAX_CLASSES = 255  # label maps are uint8 and 255 is the ignored label
+
+
+def voc_palette(count: int) -> tuple[tuple[int, int, int], ...]:
+    """The PASCAL VOC colour map: the bits of the index spread over R, G and B, most significant first.
+
+    Returns:
+        ``count`` colours, each (R, G, B) in [0, 255]; the first is black.
+    """
+    colours = []
+    for index in range(count):
+        red = green = blue = 0
+        bits = index
+        for shift in range(7, -1, -1):
+            red |= (bits & 1) << shift
+            green |= (bits >> 1 & 1) << shift
+            blue |= (bits >> 2 & 1) << shift
+            bits >>= 3
+        colours.append((red, green, blue))
+    return tuple(colours)
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Ordered class names; the index of a name is its label value.
+
+    Attributes:
+        names: Class names, the background first if there is one.
+        background: Whether class 0 is the background, that is, everything that no other name covers.
+        stuff: The names that are stuff (amorphous regions such as sky) rather than things.
+        palette: (R, G, B) in [0, 255] per class; the VOC colour map when left empty.
+
+    Raises:
+        ConfigurationError: No names, an empty or repeated name, over 255 names, or a palette of another length.
+    """
+
+    names: tuple[str, ...]
+    background: bool = False
+    stuff: frozenset[str] = frozenset()
+    palette: tuple[tuple[int, int, int], ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.names or any(not name.strip() for name in self.names):
+            raise ConfigurationError("a vocabulary needs at least one class and no empty class name")
+        repeated = sorted({name for name in self.names if self.names.count(name) > 1})
+        if repeated:
+            raise ConfigurationError(f"the vocabulary names {', '.join(map(repr, repeated))} more than once")
+        if len(self.names) > MAX_CLASSES:
+            raise ConfigurationError(f"a vocabulary holds at most {MAX_CLASSES} classes, not {len(self.names)}")
+        unknown = sorted(self.stuff - set(self.names))
+        if unknown:
+            raise ConfigurationError(f"the stuff list names {unknown[0]!r}, which is not in the vocabulary")
+        if not self.palette:
+            # Without a background no class should be drawn black.
+            first = 0 if self.background else 1
+            object.__setattr__(self, "palette", voc_palette(len(self.names) + first)[first:])
+        elif len(self.palette) != len(self.names):
+            raise ConfigurationError(f"the palette has {len(self.palette)} colours for {len(self.names)} classes")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def foreground(self) -> tuple[str, ...]:
+        """All names but the background."""
+        return self.names[1:] if self.background else self.names
+
+    def spoken(self, words: Mapping[str, str]) -> dict[str, str]:
+        """What to call each name but the background in a prompt.
+
+        Args:
+            words: For names that are not what one would say.
+        """
+        return {name: words.get(name, name).strip() for name in self.foreground}
+
+    @classmethod
+    def from_words(cls, words: str | Sequence[str], background: bool = True) -> "Vocabulary":
+        """A user's own words, ``"corgi, bench"`` or a list, with a background class in front unless told not to.
+
+        Raises:
+            ConfigurationError: There is no word, or one is given twice.
+        """
+        parts = words.split(",") if isinstance(words, str) else words
+        names = [word.strip() for word in parts if word.strip()]
+        if not names:
+            raise ConfigurationError("--classes holds no class name; give them as --classes 'corgi, bench'")
+        if background and names[0] != "background":
+            names.insert(0, "background")
+        return cls(tuple(names), background=background)

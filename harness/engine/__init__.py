@@ -1,0 +1,1 @@
+"""Runs: evaluation, one pass over many configurations, segment, progress, overlays, W&B."""

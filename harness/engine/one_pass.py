@@ -1,0 +1,200 @@
+"""Several evaluations in one pass over the data: each image goes through the frozen models once.
+
+Points of a study that differ only after feature extraction (N, K, γ, thresholds, refinement, filters) ask the same
+parts for the same features of the same windows; inside ``sharing.shared`` these are computed for the first that asks.
+Every point keeps its own method, run directory and metric, and ends with what a run of its own would have counted.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import nn
+
+from harness.artifacts.precompute import precompute_all
+from harness.data.datamodule import Sample, SegmentationData, shard
+from harness.data.protocol import Protocol
+from harness.engine.evaluation import Evaluation, predict
+from harness.engine.result_images import ResultPictures
+from harness.method.method import Prediction, SegmentationMethod
+from harness.system import distributed
+from harness.system.sharing import shared
+
+# Records are written at once and outlive the process; the disk is waited for only so often, for all points together.
+SYNC_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class PointOfPass:
+    """What is evaluated; arguments as in ``Evaluation``.
+
+    Attributes:
+        method: Not bound yet; it may have parts in common with the other points'.
+        protocol: It may differ from the other points' in what comes after the reading of pictures.
+        run_dir: Of this point alone.
+        settings: The method's.
+        config: The resolved configuration.
+        pictures: Which pictures to keep.
+    """
+
+    method: SegmentationMethod
+    protocol: Protocol
+    run_dir: Path | None = None
+    settings: dict[str, Any] | None = None
+    config: str | None = None
+    pictures: ResultPictures = field(default_factory=ResultPictures)
+
+
+class OnePass(LightningModule):
+    """Predicts each picture by every method that still lacks it.
+
+    Args:
+        methods: Loaded, with one store for all.
+
+    Attributes:
+        finished: Per method the pictures, by number, that it has done in an earlier session.
+    """
+
+    def __init__(self, methods: Sequence[SegmentationMethod]) -> None:
+        super().__init__()
+        self.methods = nn.ModuleList(methods)
+        self.finished: list[set[int]] = [set() for _ in methods]
+
+    def _methods(self) -> list[SegmentationMethod]:
+        return [cast(SegmentationMethod, method) for method in self.methods]
+
+    def on_predict_start(self) -> None:
+        """Lightning's hook: the models are on the device, the first picture is still to come."""
+        methods = self._methods()
+        with shared():
+            done = precompute_all(methods, methods[0].store)
+            for method, precomputed in zip(methods, done, strict=True):
+                method.trainer = self.trainer
+                method.precomputed = precomputed
+                method.prepare()
+
+    def predict_step(self, batch: list[Sample], batch_idx: int) -> list[list[Prediction | None]]:
+        """Per sample and method the prediction, or None where the method has done the picture before.
+
+        Raises:
+            DataError: As in ``SegmentationMethod.predict_step``.
+        """
+        return [self._predict(sample, batch_idx) for sample in batch]
+
+    def _predict(self, sample: Sample, batch_idx: int) -> list[Prediction | None]:
+        with shared():
+            return [
+                None if sample.number in finished else method.predict_step([sample], batch_idx)[0]
+                for method, finished in zip(self._methods(), self.finished, strict=True)
+            ]
+
+
+class EvaluationsTogether(Callback):
+    """Does for several evaluations what an ``Evaluation`` does for itself.
+
+    The seconds of a record are the time that the pass took for a picture, divided evenly by the points that it was
+    predicted for: over all points they add up to the pass. What a point would take alone is not known.
+
+    Args:
+        evaluations: Of one data set, in the order of the methods.
+        data: That data set.
+        module: Predicts for them.
+    """
+
+    def __init__(self, evaluations: Sequence[Evaluation], data: SegmentationData, module: OnePass) -> None:
+        self.evaluations = evaluations
+        self.data = data
+        self.module = module
+        self._closed = 0
+        self._started = self._synced = 0.0
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Open all run directories, and plan this rank's share of the pictures that any of them lacks."""
+        self.module.finished = [evaluation.open(trainer) for evaluation in self.evaluations]
+        everywhere = set.intersection(*self.module.finished)
+        pending = [index for index in range(len(self.data.ids)) if index not in everywhere]
+        self.data.plan(self.evaluations[0].protocol, shard(pending, trainer.global_rank, trainer.world_size))
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """As in ``Evaluation``."""
+        for evaluation in self.evaluations:
+            evaluation.on_predict_start(trainer, pl_module)
+
+    def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """As in ``Evaluation``."""
+        for evaluation in self.evaluations:
+            evaluation.on_predict_epoch_start(trainer, pl_module)
+
+    def on_predict_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Start the clock."""
+        self._started = time.perf_counter()
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Count each picture for each point and flush the records."""
+        with shared():
+            counted = [
+                (evaluation, prediction, evaluation.count(prediction))
+                for predictions in outputs
+                for evaluation, prediction in zip(self.evaluations, predictions, strict=True)
+                if prediction is not None
+            ]
+        seconds = (time.perf_counter() - self._started) / max(len(counted), 1)
+        for evaluation, prediction, areas in counted:
+            evaluation.record(prediction, areas, seconds, sync=False)
+        if time.perf_counter() - self._synced > SYNC_SECONDS:
+            for evaluation in self.evaluations:
+                evaluation.sync()
+            self._synced = time.perf_counter()
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write all results."""
+        # The first collective after the pictures, as in ``Evaluation``.
+        distributed.together(None)
+        for evaluation in self.evaluations:
+            evaluation.close(trainer)
+            self._closed += 1
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave a truthful status behind in all run directories that are not complete."""
+        for evaluation in self.evaluations[self._closed :]:
+            evaluation.on_exception(trainer, pl_module, exception)
+
+
+def evaluate_in_one_pass(points: Sequence[PointOfPass], data: SegmentationData, trainer: Trainer) -> list[Evaluation]:
+    """Evaluate several points on one benchmark.
+
+    Args:
+        points: At least one. Their protocols read pictures alike: resize, labels, names and the ignored label.
+        data: The benchmark.
+        trainer: For ``predict``.
+
+    Returns:
+        The finished evaluations in the order of the points, the same on every rank.
+
+    Raises:
+        OvsegError: Something that the user can mend; one sentence.
+    """
+    with shared():
+        evaluations = [_ready(point, data) for point in points]
+    module = OnePass([point.method for point in points])
+    trainer.callbacks.append(EvaluationsTogether(evaluations, data, module))  # type: ignore[attr-defined]
+    predict(trainer, module, data)
+    return evaluations
+
+
+def _ready(point: PointOfPass, data: SegmentationData) -> Evaluation:
+    point.method.make_ready(data.vocabulary_for(point.protocol.class_names), point.protocol)
+    return Evaluation(point.method, data, point.protocol, point.run_dir, point.settings, point.config, point.pictures)

@@ -1,0 +1,103 @@
+"""Objects configured by their constructor arguments, which are checked and recorded when they are constructed."""
+
+import functools
+import inspect
+import types
+from collections.abc import Callable, Mapping
+from pathlib import PurePath
+from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
+
+from harness.system.errors import ConfigurationError, did_you_mean
+
+
+class Configured:
+    """A base class that records what its constructor was given.
+
+    Attributes:
+        not_identity: Constructor arguments that change no value: where files lie, and how much is computed at once.
+    """
+
+    not_identity: ClassVar[frozenset[str]] = frozenset()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__init__" in cls.__dict__:
+            cls.__init__ = _recording(cls.__init__)  # type: ignore[method-assign]
+
+    @property
+    def arguments(self) -> Mapping[str, Any]:
+        """Every constructor argument by name, defaults among them, as it was given."""
+        return types.MappingProxyType(self.__dict__.get("_arguments", {}))
+
+    def settings(self) -> dict[str, Any]:
+        """The class and every argument that can change a value, as JSON; parts and their settings nested."""
+        given = {name: as_json(value) for name, value in self.arguments.items() if name not in self.not_identity}
+        return {"class": type(self).__name__, **given}
+
+
+def as_json(value: Any) -> Any:
+    """An argument as JSON values; a configured object as its settings.
+
+    Raises:
+        TypeError: The value is none that a configuration can hold.
+    """
+    if isinstance(value, Configured):
+        return value.settings()
+    if isinstance(value, Mapping):
+        return {str(key): as_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [as_json(item) for item in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted(as_json(item) for item in value)
+    if isinstance(value, (str, int, float, bool, type(None))):
+        return value
+    if isinstance(value, PurePath):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} is no value of a configuration")
+
+
+def _recording(init: Callable[..., None]) -> Callable[..., None]:
+    """A constructor that first checks and records its arguments; of a class and its bases only the outermost does."""
+    signature = inspect.signature(init)
+
+    @functools.wraps(init)
+    def wrapper(self: Configured, *args: Any, **kwargs: Any) -> None:
+        if "_arguments" not in self.__dict__:
+            bound = signature.bind(self, *args, **kwargs)
+            bound.apply_defaults()
+            arguments = dict(list(bound.arguments.items())[1:])
+            _check_choices(type(self).__name__, init, arguments)
+            self.__dict__["_arguments"] = arguments
+        init(self, *args, **kwargs)
+
+    return wrapper
+
+
+@functools.cache
+def _choices(init: Callable[..., None]) -> dict[str, tuple[Any, ...]]:
+    """The allowed values of every constructor argument that is annotated with a ``Literal``."""
+    found = {}
+    for name, hint in get_type_hints(init).items():
+        options = _literals(hint)
+        if options is not None:
+            found[name] = options
+    return found
+
+
+def _literals(hint: Any) -> tuple[Any, ...] | None:
+    """All values of ``Literal[...]`` or ``Literal[...] | None``; None for any other annotation."""
+    if get_origin(hint) is Literal:
+        return get_args(hint)
+    if get_origin(hint) in (Union, types.UnionType):
+        parts = [(None,) if part is type(None) else _literals(part) for part in get_args(hint)]
+        return None if any(part is None for part in parts) else tuple(value for part in parts for value in part or ())
+    return None
+
+
+def _check_choices(owner: str, init: Callable[..., None], arguments: Mapping[str, Any]) -> None:
+    for name, options in _choices(init).items():
+        value = arguments.get(name)
+        if value not in options:
+            listed = ", ".join("null" if option is None else str(option) for option in options)
+            hint = did_you_mean(str(value), map(str, options))
+            raise ConfigurationError(f"{owner}: {name} must be one of {listed}, not {value!r}{hint}")

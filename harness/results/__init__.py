@@ -1,0 +1,1 @@
+"""What a run leaves: metric, records, run directory, results, comparison."""

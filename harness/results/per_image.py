@@ -1,0 +1,28 @@
+"""The mean of per-image mean IoU: what some releases report as mIoU, and what is not mIoU."""
+
+from collections.abc import Sequence
+
+from harness.results.records import Record
+
+
+def per_image_miou(records: Sequence[Record]) -> float | None:
+    """Each image's mean IoU over the classes that are labelled in it, averaged over images.
+
+    FreeSeg-Diff's release reports this number (bcorrad/FreeSegDiff-release, ``evaluation.py``). A class that is
+    predicted but not labelled costs nothing but the pixels it takes from others, and a small image counts as much as a
+    large one, so it is usually far from the dataset-level mIoU, and never stands in its place. The background is a
+    class like any other.
+
+    Args:
+        records: Of all images; skipped images and images without a labelled pixel are left out.
+
+    Returns:
+        Percent, unrounded; None without any image.
+    """
+    means = []
+    for record in records:
+        areas = zip(record.intersection, record.prediction, record.label, strict=True)
+        ious = [100 * i / (p + g - i) for i, p, g in areas if g]
+        if ious:
+            means.append(sum(ious) / len(ious))
+    return sum(means) / len(means) if means else None

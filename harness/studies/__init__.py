@@ -1,0 +1,1 @@
+"""Rows and columns of overrides: tables, sweeps, papers' tables, gates."""

@@ -1,0 +1,1 @@
+"""Below everything: errors, atomic files, processes and ranks, plug-ins, provenance."""

@@ -1,0 +1,1 @@
+"""FOSSIL (Barsellotti et al., WACV 2024)."""

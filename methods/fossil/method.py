@@ -1,0 +1,363 @@
+"""FOSSIL (Barsellotti et al., WACV 2024): open-vocabulary segmentation through synthetic references retrieval.
+
+Symbols as in the paper: C the vocabulary, Φ_v the visual and Φ_t the text encoder, M_l the regions and v_R their
+embeddings, N the references retrieved for a concept, K its prototypes v_P, γ the weight of their maximum. No code was
+released; facts of FreeDA, its successor by the same authors, are from aimagelab/freeda.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from harness.artifacts.stage import Stage
+from harness.artifacts.store import ArtifactStore
+from harness.data.datamodule import Sample
+from harness.method.method import Evidence, Refiner, SegmentationMethod
+from harness.method.windows import Box, ScoreMap, class_chunks
+from harness.system.errors import ConfigurationError
+from harness.system.sharing import once
+from methods.backbones.diffusion import TextToImage
+from methods.backbones.features import FeatureExtractor
+from methods.backbones.image_text import ImageText
+from methods.fossil.clustering import KMeans
+from methods.fossil.collection import Collection
+from methods.fossil.pooling import pool_regions
+from methods.fossil.retrieval import Retrieval, Retrieved
+from methods.fossil.search import FlatIndex, Index
+from methods.fossil.stages import PictureStage, ReferenceStage, TextStage
+from methods.regions.base import Regions
+from methods.support.attribution import Attribution
+from methods.support.provenance import stretch, winners
+
+Sigmoid = Literal["each", "mixed"]
+
+
+class FOSSIL(SegmentationMethod):
+    """Segmentation by matching regions with prototypes, which are retrieved from a collection of synthetic references.
+
+    Args:
+        generator: Paints the captions; Stable Diffusion 2.1-base with 50 steps in the paper.
+        extractor: Φ_v; DINOv2 ViT-L/14 in the paper, see Table 2 for others.
+        clip: Its text encoder is Φ_t; CLIP ViT-L/14 in the paper.
+        collection: The captions and what is made of them.
+        attribution: How cross-attention becomes heat maps; null takes DAAM's convention, as the paper does.
+        regions: Class-agnostic masks, OpenCut in the paper; null classifies every patch on its own (Figure 3), scores
+            then being interpolated between patches.
+        refiner: PAMR, a dense CRF, or null; the paper has none.
+        references: N (Table 3).
+        prototypes: K (Table 3); a concept with no more than K references has each as a prototype.
+        gamma: γ (Table 3).
+        sigmoid: Whether ``each`` cosine passes through a sigmoid before they are mixed, as in the paper (Eq. 5), or
+            their mixture does (``mixed``), as in FreeDA.
+        index: How references are searched; null searches exactly.
+        clustering: How references become prototypes.
+        words: What to call a class, where its name in the vocabulary is not what one would say; the paper changes none.
+        regions_on: Regions of each ``window``, as when the method is called window by window, or of the whole ``image``
+            once, cut at the windows. The paper does not say.
+        uncovered: What a pixel that no region covers takes: the scores of the ``patch`` that it lies in, as in the
+            paper (Sec. 3.5), or scores ``interpolated`` between patches, as without regions.
+        score_stride: Pixels per score, in both directions, with regions; a label changes no more often than that. TCL's
+            masks have 4.
+        background_threshold: Constant score of the background, for vocabularies that have one; scores lie in 0.27 to
+            0.73, the sigmoids of -1 and 1. The paper has no such vocabulary.
+        window_batch: Windows that are matched at once.
+
+    Raises:
+        ConfigurationError: A setting is out of range.
+    """
+
+    name = "fossil"
+
+    def __init__(
+        self,
+        generator: TextToImage,
+        extractor: FeatureExtractor,
+        clip: ImageText,
+        collection: Collection,
+        attribution: Attribution | None = None,
+        regions: Regions | None = None,
+        refiner: Refiner | None = None,
+        references: int = 150,
+        prototypes: int = 10,
+        gamma: float = 0.5,
+        sigmoid: Sigmoid = "each",
+        index: Index | None = None,
+        clustering: KMeans | None = None,
+        words: dict[str, str] | None = None,
+        regions_on: Literal["window", "image"] = "window",
+        uncovered: Literal["patch", "interpolated"] = "patch",
+        score_stride: int = 4,
+        background_threshold: float | None = None,
+        window_batch: int = 8,
+    ) -> None:
+        super().__init__(window_batch, background_threshold)
+        if references < 1 or prototypes < 1 or score_stride < 1:
+            raise ConfigurationError("method: references (N), prototypes (K) and score_stride must be at least 1")
+        if not 0 <= gamma <= 1:
+            raise ConfigurationError(f"method.gamma (γ) must lie in 0 to 1, not be {gamma}")
+        if sigmoid not in ("each", "mixed") or regions_on not in ("window", "image"):
+            raise ConfigurationError("method: sigmoid is each or mixed, regions_on is window or image")
+        if uncovered not in ("patch", "interpolated"):
+            raise ConfigurationError(f"method.uncovered is patch or interpolated, not {uncovered!r}")
+        self.generator = generator
+        self.extractor = extractor
+        self.clip = clip
+        self.collection = collection
+        self.attribution = attribution or Attribution("daam")
+        self.regions = regions
+        self.refiner = refiner
+        self.references, self.prototypes, self.gamma = references, prototypes, gamma
+        self.sigmoid: Sigmoid = sigmoid
+        self.index = index or FlatIndex()
+        self.clustering = clustering or KMeans()
+        self.words = words or {}
+        self.regions_on = regions_on
+        self.uncovered = uncovered
+        self.score_stride = score_stride
+
+    def load(self) -> None:
+        """Load the generator, Φ_v, Φ_t, the region proposer and the reader of nouns, and list the captions."""
+        self.collection.load()
+        self.generator.load()
+        self.extractor.load()
+        self.clip.load()
+        if self.regions is not None:
+            self.regions.load()
+
+    # Section 3.2: reference collection generation.
+
+    def stages(self) -> Sequence[Stage]:
+        """Pictures, if they are kept; references; and their texts."""
+        texts = self._texts
+        pictures = [texts.references.pictures] if self.collection.keep_pictures else []
+        return [*pictures, texts.references, texts]
+
+    @cached_property
+    def _texts(self) -> TextStage:
+        hashes = self.weights()
+        pictures = PictureStage(self.collection, self.generator, self.attribution)
+        references = ReferenceStage(pictures, self.extractor, hashes.get("extractor"))
+        return TextStage(references, self.clip, hashes.get("clip"))
+
+    # Section 3.3: prototype creation.
+
+    def assemble(self, store: ArtifactStore) -> dict[str, Tensor]:
+        """The bank: every concept's prototypes, the centroids of its N references.
+
+        Returns:
+            ``prototypes`` [C, K, D] float32, filled up with zeros; ``count`` [C] int64, how many there are;
+            ``centroid`` [C, N] int64, the prototype that each retrieved reference belongs to.
+        """
+        found = self._retrieval.find(self._concepts(), store)
+        clustered = [self.clustering(each.visual, self.prototypes) for each in found]
+        most = max(len(centroids) for centroids, _ in clustered)
+        return {
+            "prototypes": torch.stack([F.pad(v, (0, 0, 0, most - len(v))) for v, _ in clustered]),
+            "count": torch.tensor([len(centroids) for centroids, _ in clustered]),
+            "centroid": torch.stack([own for _, own in clustered]),
+        }
+
+    def adopt(self, bank: dict[str, Tensor]) -> None:
+        """Take over the prototypes, normalised for cosines."""
+        self._prototypes = unit(bank["prototypes"]).to(self.device)
+        self._count = bank["count"].to(self.device)
+        self._centroid = bank["centroid"]
+
+    @cached_property
+    def _retrieval(self) -> Retrieval:
+        return Retrieval(self._texts, self.clip, self.index, self.references)
+
+    def _concepts(self) -> list[str]:
+        return list(self.vocabulary.spoken(self.words).values())
+
+    # Section 3.5: inference.
+
+    def image_context(self, sample: Sample) -> Tensor | None:
+        """The regions of the whole image, [L, H, W] bool, if they are not found window by window."""
+        if self.regions is None or self.regions_on == "window":
+            return None
+        return self.regions.masks(sample.image)
+
+    def window_scores(self, windows: Tensor, boxes: Sequence[Box], context: Tensor | None) -> list[ScoreMap]:
+        """s̄ of every region and concept, painted where the region lies."""
+        features = self.extractor.features(windows).float()
+        if self.regions is None:
+            # Every patch a region of its own, [B, C, h, w].
+            shape = (len(features), *features.shape[2:])
+            return [ScoreMap(self.similarity(by_patch(features)).unflatten(1, shape).transpose(0, 1))]
+        masks = [self._masks(window, box, context) for window, box in zip(windows, boxes, strict=True)]
+        return [ScoreMap(self._painted(features, masks))]
+
+    def _masks(self, window: Tensor, box: Box, context: Tensor | None) -> Tensor:
+        """M: the regions in a window, [L, h, w] bool, none empty."""
+        if context is None:
+            assert self.regions is not None
+            return self.regions.masks(window)
+        # A small image is padded to the window, its regions are not.
+        missing = (max(box.bottom - context.shape[1], 0), max(box.right - context.shape[2], 0))
+        whole = F.pad(context, (0, missing[1], 0, missing[0]))
+        cut = whole[:, box.top : box.bottom, box.left : box.right]
+        return cut[cut.flatten(1).any(dim=1)]
+
+    def _painted(self, features: Tensor, masks: Sequence[Tensor]) -> Tensor:
+        """The scores of the region that covers a pixel, or else of its patch, or between patches.
+
+        Args:
+            features: [B, D, h, w].
+            masks: Per window [L, height, width] bool.
+
+        Returns:
+            [B, C, rows, columns], one score every ``score_stride`` pixels.
+        """
+        embeddings, shown = lay_out(features, masks, self.score_stride)
+        scores = self.similarity(embeddings)
+        painted = scores.index_select(1, shown.flatten()).unflatten(1, shown.shape).transpose(0, 1)
+        if self.uncovered == "patch":
+            return painted
+        # As the engine stretches them where there are no regions at all.
+        regions = sum(map(len, masks))
+        patches = scores[:, regions:].unflatten(1, (len(features), *features.shape[2:])).transpose(0, 1)
+        between = F.interpolate(patches, shown.shape[1:], mode="bilinear")
+        return torch.where(shown[:, None] < regions, painted, between)
+
+    def similarity(self, embeddings: Tensor) -> Tensor:
+        """s̄(v_R, c) of every region with every concept (Eq. 5).
+
+        Args:
+            embeddings: v_R, [..., D].
+
+        Returns:
+            [C, ...] float32.
+        """
+        most, length = self._prototypes.shape[1], embeddings.shape[:-1].numel()
+        parts = [
+            mean_and_maximum(self._prototypes[some], self._count[some], embeddings, self.sigmoid)
+            for some in class_chunks(len(self._prototypes), most, length)
+        ]
+        return torch.cat([mix(mean, maximum, self.gamma, self.sigmoid) for mean, maximum in parts])
+
+    # Which references decided, as the introduction promises.
+
+    def explain(self, sample: Sample, labels: Tensor, most: int = 3) -> list[Evidence]:
+        """For each class found, the references nearest to the prototypes that decided most of it."""
+        features = F.normalize(self.extractor.features(sample.image[None])[0].float(), dim=0)
+        first = int(self.vocabulary.background)
+        evidence = []
+        for label in labels.unique().tolist():
+            if label < first:
+                continue  # the background is a constant
+            own = self._prototypes[label - first, : int(self._count[label - first])]
+            votes = Counter(dict(winners(features, own, labels == label)))
+            found = self._retrieval.read(self._concepts()[label - first], self.store)
+            for prototype, won in votes.most_common(most):
+                row = self._nearest(found, label - first, prototype)
+                evidence.append(self._evidence(label, found, row, won / votes.total()))
+        return evidence
+
+    def _nearest(self, found: Retrieved, concept: int, prototype: int) -> int:
+        """Of a prototype's references the one most like it; of all, where a cluster of K-means is left empty."""
+        cosines = F.normalize(found.visual, dim=1) @ self._prototypes[concept, prototype].cpu()
+        members = self._centroid[concept] == prototype
+        if members.any():
+            cosines[~members] = -torch.inf
+        return int(cosines.argmax())
+
+    def _evidence(self, label: int, found: Retrieved, row: int, share: float) -> Evidence:
+        stage = self._texts.references
+        reference = found.references[row]
+        picture, heat = stage.pictures.again(reference, found.shards[row], self.store)
+        region = stretch(stage.masks(heat[None])[0], (picture.shape[1], picture.shape[2]))
+        title = f"'{reference.noun.text}' in \"{reference.caption.text}\", {100 * share:.0f} %"
+        return Evidence(label, title, picture.permute(1, 2, 0).numpy(), region.numpy())
+
+
+@once
+def unit(vectors: Tensor) -> Tensor:
+    """[..., D] of any length -> of length 1; several points have one tensor for equal banks, and for what they see."""
+    return F.normalize(vectors, dim=-1)
+
+
+@once
+def mean_and_maximum(prototypes: Tensor, count: Tensor, regions: Tensor, sigmoid: Sigmoid) -> tuple[Tensor, Tensor]:
+    """What Eq. 5 mixes: the mean and the maximum of a region's similarities with a concept's prototypes.
+
+    Args:
+        prototypes: [C, K, D] of C concepts, of unit length.
+        count: [C], how many prototypes each concept has; the rest of the K do not count.
+        regions: [..., D].
+        sigmoid: As in ``FOSSIL``.
+
+    Returns:
+        [C, ...] each.
+    """
+    shape = regions.shape[:-1]
+    cosines = prototypes @ unit(regions.float().flatten(0, -2)).T
+    similarities = cosines.sigmoid() if sigmoid == "each" else cosines
+    there = (torch.arange(cosines.shape[1], device=count.device) < count[:, None])[:, :, None]
+    if there.all():
+        mean, maximum = similarities.mean(dim=1), similarities.amax(dim=1)
+    else:
+        mean = (similarities * there).sum(dim=1) / count[:, None]
+        maximum = similarities.masked_fill(~there, -torch.inf).amax(dim=1)
+    return mean.unflatten(1, shape), maximum.unflatten(1, shape)
+
+
+def mix(mean: Tensor, maximum: Tensor, gamma: float, sigmoid: Sigmoid = "each") -> Tensor:
+    """s̄ (Eq. 5): both [C, ...], with γ the weight of the maximum -> [C, ...]."""
+    mixed = (1 - gamma) * mean + gamma * maximum
+    return mixed if sigmoid == "each" else mixed.sigmoid()
+
+
+@once
+def by_patch(features: Tensor) -> Tensor:
+    """[B, D, h, w] -> [B * h * w, D]."""
+    return features.permute(0, 2, 3, 1).flatten(0, 2)
+
+
+@once
+def lay_out(features: Tensor, masks: Sequence[Tensor], stride: int) -> tuple[Tensor, Tensor]:
+    """All that is matched in some windows, and where it is seen.
+
+    Args:
+        features: Φ_v of the windows, [B, D, h, w].
+        masks: M of each window, [L, height, width] bool, none empty.
+        stride: Pixels of a window per pixel of the result.
+
+    Returns:
+        [P, D] float32, v_R of all windows' regions (Eq. 4), then all windows' patches; [B, rows, columns] int64, which
+        of the P a pixel shows, see ``cover``.
+    """
+    grid = (features.shape[2], features.shape[3])
+    pooled = [pool_regions(own, some) for own, some in zip(features, masks, strict=True)]
+    regions, before, shown = sum(map(len, masks)), 0, []
+    for window, some in enumerate(masks):
+        size = (-(-some.shape[1] // stride), -(-some.shape[2] // stride))
+        own = cover(some, size, grid)
+        first_patch = regions + window * grid[0] * grid[1]
+        shown.append(torch.where(own < len(some), own + before, own + (first_patch - len(some))))
+        before += len(some)
+    return torch.cat([*pooled, by_patch(features)]), torch.stack(shown)
+
+
+def cover(masks: Tensor, size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+    """What each pixel shows: the first region that covers it, or else the patch that it lies in (Sec. 3.5).
+
+    Args:
+        masks: [L, H, W] bool.
+        size: (height, width) of the result, which is sampled at the middle of its pixels.
+        grid: (rows, columns) of the patches.
+
+    Returns:
+        [*size] int64: indices into the L regions, and from L on into the patches, row by row.
+    """
+    cells = torch.arange(grid[0] * grid[1], device=masks.device, dtype=torch.float64).reshape(1, 1, *grid)
+    patches = len(masks) + F.interpolate(cells, size, mode="nearest-exact")[0, 0].long()
+    if not len(masks):
+        return patches
+    sampled = F.interpolate(masks[None].byte(), size, mode="nearest-exact")[0]
+    return torch.where(sampled.amax(dim=0) > 0, sampled.argmax(dim=0), patches)

@@ -1,0 +1,277 @@
+"""FreeSeg-Diff (Corradini et al., FreeSeg-Diff: Training-Free Open-Vocabulary Segmentation with Diffusion Models).
+
+Symbols as in the paper: C the classes, C' the candidates, K the number of clusters, B_v the mask of cluster v, V and T
+CLIP's encoders. Facts that only the release has are from bcorrad/FreeSegDiff-release.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from harness.data.datamodule import Sample
+from harness.data.prompts import check_templates
+from harness.method.method import Refiner, SegmentationMethod
+from harness.method.windows import Box, ScoreMap
+from harness.system.errors import ConfigurationError
+from methods.backbones.captioner import Captioner, stored_caption
+from methods.backbones.image_text import ImageText
+from methods.freeseg_diff.candidates import CandidateFilter
+from methods.regions.base import Regions
+from methods.support.nouns import NounReader, SpacyNouns
+
+UNLABELED = -1
+View = Literal["whole", "centre", "box"]
+
+
+class FreeSegDiff(SegmentationMethod):
+    """Clusters of diffusion features, named by CLIP among what a caption speaks of, and refined.
+
+    Paper and release differ in six places. The default is the paper's; the release's way is reached so:
+
+    1. Features: outputs of the UNet's res-blocks (Sec. 3.1.2); the release takes cross-attention queries
+       (``regions.extractor.kind`` query, ``layers`` down_blocks.2.attentions.0 and .1, up_blocks.1.attentions.0 to .2).
+    2. Noise: t = 0 is "without noise" (Sec. 4.1; ``regions.extractor.noise`` false); the release adds the noise of step
+       0 all the same (``noise`` true).
+    3. Captions: BLIP-2 is cited (Sec. 3.1.1; ``captioner`` configs/models/blip2_opt.yaml); the release runs BLIP
+       (configs/models/blip_base.yaml), which the paper's text and figures speak of, too.
+    4. Candidates: CLIP's text encoder, and keywords beyond the average distance to all classes are ignored
+       (Sec. 3.1.1); the release has Stable Diffusion's text encoder, correlation distance, and the average over the
+       keywords' nearest classes (``candidates``; its nouns, too, differ: ``nouns.adjectives`` head).
+    5. Naming: every region alone has the closest of all classes, and is unlabeled if that is no candidate (Sec. 3.1.3);
+       in the release other classes do not compete (``reject`` false), a class names only the one region that is most
+       like it (``one_region`` true), and CLIP sees the middle square of the picture (``view`` centre).
+    6. The score is a mean IoU of the data set; the release averages each picture's own, which is given beside it under
+       its own name (``per_image_miou``).
+
+    An unlabeled region is background. Where the vocabulary has none, a region takes the closest candidate instead, or
+    the closest class if there is no candidate.
+
+    Args:
+        regions: Class-agnostic masks: ``FeatureClusters`` of Stable Diffusion's features.
+        clip: V and T; ViT-B/32 in the paper.
+        captioner: What captions pictures; null takes all classes as candidates (the "Baseline" of Table 2).
+        nouns: What reads nouns from a caption; null is spaCy, as in the release.
+        candidates: From nouns to classes.
+        refiner: CRF, PAMR, or null; it refines every region on its own.
+        templates: Prompt templates of the classes in naming; null takes the protocol's.
+        background_names: Further names that compete with the classes for keywords and for regions, are always
+            candidates, and mean background; none in the paper. Names that the vocabulary has itself are left out.
+        fill: RGB of what lies outside a region when CLIP sees it, black in paper and release; ``region`` takes the
+            region's mean colour, against which its outline shows least.
+        view: What CLIP sees of a masked picture: the ``whole``, squashed; its ``centre`` square, as CLIP's own
+            processor would (the release); or a ``box``, the smallest square around the region (Fig. 2 speaks of crops).
+        reject: See 5.
+        one_region: See 5.
+        scale: CLIP's logit scale; it matters with ``one_region`` alone.
+        threshold: Refined score above which a pixel belongs to a region.
+        relative: First divide a region's refined scores by their largest, as the release does with PAMR.
+        overlap: Of several refined regions at a pixel, the one of ``highest`` score, or the ``first``, that is, the
+            largest before refinement; the release takes the lowest number that k-means happened to give.
+
+    Raises:
+        ConfigurationError: A setting is out of range.
+    """
+
+    name = "freeseg_diff"
+    scores_background = True
+
+    def __init__(
+        self,
+        regions: Regions,
+        clip: ImageText,
+        captioner: Captioner | None = None,
+        nouns: NounReader | None = None,
+        candidates: CandidateFilter | None = None,
+        refiner: Refiner | None = None,
+        templates: Sequence[str] | None = None,
+        background_names: Sequence[str] = (),
+        fill: Sequence[int] | Literal["region"] = (0, 0, 0),
+        view: View = "whole",
+        reject: bool = True,
+        one_region: bool = False,
+        scale: float = 100.0,
+        threshold: float = 0.5,
+        relative: bool = False,
+        overlap: Literal["highest", "first"] = "highest",
+    ) -> None:
+        super().__init__()
+        if fill != "region" and (len(fill) != 3 or not all(0 <= int(level) <= 255 for level in fill)):
+            raise ConfigurationError(f"method.fill is 'region' or an RGB colour of levels in 0 to 255, not {fill}")
+        if scale <= 0 or not 0 < threshold < 1:
+            raise ConfigurationError("method: scale must be positive and threshold lie between 0 and 1")
+        self.regions = regions
+        self.clip = clip
+        self.captioner = captioner
+        self.nouns = nouns or SpacyNouns()
+        self.candidates = candidates or CandidateFilter()
+        self.region_refiner = refiner
+        self.templates = None if templates is None else check_templates(templates, "method.templates")
+        self.background_names = tuple(background_names)
+        self.fill = None if fill == "region" else tuple(fill)
+        self.view: View = view
+        self.reject = reject
+        self.one_region = one_region
+        self.scale = scale
+        self.threshold = threshold
+        self.relative = relative
+        self.overlap = overlap
+
+    def load(self) -> None:
+        """Load the diffusion model, CLIP, and, with a captioner, what reads its captions."""
+        self.regions.load()
+        self.clip.load()
+        if self.captioner is not None:
+            self.captioner.load()
+            self.nouns.load()
+            self.candidates.load()
+
+    def prepare(self) -> None:
+        """T: encode the classes, for naming and for filtering."""
+        own = self.vocabulary.foreground
+        further = [] if self.names_found or not self.vocabulary.background else self.background_names
+        self._names = [*own, *(name for name in further if name not in own)]
+        first = int(self.vocabulary.background)
+        # What a name's pixels are labelled: its class, or the background for a further name or none.
+        self._labels = [*range(first, first + len(own)), *[0] * (len(self._names) - len(own))]
+        self._text = self.clip.encode_classes(self._names, self.templates or self.protocol.templates)
+        if self.captioner is not None and not self.names_found:
+            self.candidates.prepare(self._names, self.clip)
+
+    def image_context(self, sample: Sample) -> Tensor:
+        """The four steps of Section 3.1 on the whole picture: its label map, [h, w] at the size of ``sample.image``."""
+        candidates = self._candidate_classes(sample)  # 3.1.1
+        masks = self.regions.masks(sample.image)  # 3.1.2
+        names = self._classify(sample.image, masks, candidates)  # 3.1.3
+        return self._refined_map(sample.image, masks, names)
+
+    # Section 3.1.1: candidate classes filtering.
+
+    def _keywords(self, image: Tensor, title: str) -> list[str]:
+        """The nouns of the picture's caption, singular, each once."""
+        if self.captioner is None:
+            raise ConfigurationError("without --classes there must be a captioner: method.captioner is null")
+        caption = stored_caption(self.captioner, self.weights().get("captioner"), image, self.store, title)
+        return list(dict.fromkeys(noun.lemma for noun in self.nouns.nouns(caption)))
+
+    def _candidate_classes(self, sample: Sample) -> Tensor:
+        """C' as a mask over the names, [C] bool."""
+        if self.captioner is None:
+            return torch.ones(len(self._names), dtype=torch.bool)
+        keywords = self._keywords(sample.original, sample.id)
+        if self.names_found:
+            return torch.tensor([name in keywords for name in self._names])
+        chosen = torch.zeros(len(self._names), dtype=torch.bool)
+        chosen[self.candidates(keywords)] = True
+        chosen[len(self.vocabulary.foreground) :] = True
+        return chosen
+
+    @property
+    def finds_names(self) -> bool:
+        """Whether there is a captioner to find them."""
+        return self.captioner is not None
+
+    def find_names(self, image: Tensor) -> tuple[str, ...]:
+        """Figure 1: what is in a picture, in words of its own caption and without any list of classes.
+
+        Args:
+            image: [3, H, W] uint8 RGB, as read.
+
+        Raises:
+            ConfigurationError: There is no captioner.
+        """
+        return tuple(self._keywords(image, "a picture"))
+
+    # Section 3.1.3: masks classification and refinement.
+
+    def _classify(self, image: Tensor, masks: Tensor, candidates: Tensor) -> list[int]:
+        """The name of each region, or UNLABELED."""
+        embedded = torch.cat([self.clip.encode_images(self._seen(image, mask)[None]) for mask in masks])
+        cosines = (embedded.float() @ self._text.float().T).cpu()
+        if self.names_found and candidates.any():
+            # The words of other pictures do not compete.
+            cosines = cosines.masked_fill(~candidates, -torch.inf)
+        named = name_regions((self.scale * cosines).softmax(dim=1), candidates, self.reject, self.one_region)
+        if not self.vocabulary.background:
+            closest = name_regions(cosines, candidates if candidates.any() else ~candidates, False, False)
+            named = torch.where(named == UNLABELED, closest, named)
+        return named.tolist()
+
+    def _seen(self, image: Tensor, mask: Tensor) -> Tensor:
+        """The picture times B_v as CLIP sees it, [3, h', w'] uint8."""
+        colour = image[:, mask].float().mean(dim=1) if self.fill is None else torch.tensor(self.fill)
+        filled = colour.to(image)[:, None, None]
+        masked = torch.where(mask, image, filled)
+        height, width = mask.shape
+        if self.view == "centre":
+            side = min(height, width)
+            top, left = (height - side) // 2, (width - side) // 2
+            return masked[:, top : top + side, left : left + side]
+        if self.view == "box":
+            rows, columns = mask.any(dim=1).nonzero()[:, 0], mask.any(dim=0).nonzero()[:, 0]
+            box = masked[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+            side = max(box.shape[1:])
+            square = filled.repeat(1, side, side)
+            top, left = (side - box.shape[1]) // 2, (side - box.shape[2]) // 2
+            square[:, top : top + box.shape[1], left : left + box.shape[2]] = box
+            return square
+        return masked
+
+    def _refined_map(self, image: Tensor, masks: Tensor, names: Sequence[int]) -> Tensor:
+        """Refine each classified region on its own and put them together, [h, w] long label values."""
+        named = [(mask, name) for mask, name in zip(masks, names, strict=True) if name != UNLABELED]
+        if not named:
+            return torch.zeros_like(masks[0], dtype=torch.long)
+        planes = torch.stack([mask for mask, _ in named]).float()
+        if self.region_refiner is not None:
+            planes = self.region_refiner(image, planes)
+            if self.relative:
+                planes = planes / planes.amax(dim=(1, 2), keepdim=True).clamp(min=1e-8)
+        claimed = planes > self.threshold
+        best = claimed.int().argmax(dim=0) if self.overlap == "first" else planes.argmax(dim=0)
+        values = torch.tensor([self._labels[name] for _, name in named], device=masks.device)
+        # A pixel that no region claims is unlabeled; without a background it goes to the region of highest score.
+        if self.vocabulary.background:
+            return torch.where(claimed.any(dim=0), values[best], 0)
+        return values[torch.where(claimed.any(dim=0), best, planes.argmax(dim=0))]
+
+    # The map as the engine wants it.
+
+    def windows(self, height: int, width: int) -> list[Box]:
+        """The picture is seen whole."""
+        return [Box(0, 0, height, width)]
+
+    def window_scores(self, windows: Tensor, boxes: Sequence[Box], context: Tensor) -> list[ScoreMap]:
+        """Nothing: ``image_context`` decided on the whole picture, and ``fuse`` draws its planes class by class."""
+        classes = len(self.vocabulary)
+        return [ScoreMap(torch.zeros(len(windows), classes, 1, 1, device=windows.device))]
+
+    def fuse(self, planes: Tensor, classes: slice, context: Tensor) -> Tensor:
+        """1 where the label map has a class, else 0."""
+        values = torch.arange(classes.start, classes.stop, device=context.device)[:, None, None]
+        return (context == values).to(planes.dtype)
+
+
+def name_regions(scores: Tensor, candidates: Tensor, reject: bool, one_region: bool) -> Tensor:
+    """Names of regions (Sec. 3.1.3, and the release's ``segment.py``).
+
+    Args:
+        scores: [K, C], how well each class fits each region.
+        candidates: [C] bool, C'.
+        reject: A region whose best class of all is no candidate has no name; without it, candidates alone compete.
+        one_region: A class names only the region that it fits best; the others have the next candidate that is theirs,
+            or no name.
+
+    Returns:
+        [K] long indices into the classes, or UNLABELED.
+    """
+    kept = scores.masked_fill(~candidates, -torch.inf)
+    if reject:
+        kept[~candidates[scores.argmax(dim=1)]] = -torch.inf
+    if one_region:
+        best = kept.argmax(dim=0)
+        elsewhere = torch.arange(len(kept))[:, None] != best
+        kept = kept.masked_fill(elsewhere, -torch.inf)
+    best_score, names = kept.max(dim=1)
+    return torch.where(best_score == -torch.inf, UNLABELED, names)

@@ -1,0 +1,1 @@
+"""OVDiff (Karazija et al., ECCV 2024)."""

@@ -1,0 +1,335 @@
+"""OVDiff (Karazija et al., Diffusion Models for Open-Vocabulary Segmentation, ECCV 2024).
+
+Symbols as in the paper: C the vocabulary, N the size of a support set, K the number of parts, Γ the unsupervised
+segmenter, Φ_v a feature extractor, P^fg and P^bg the prototypes. Facts that only the release has are from
+karazijal/sdov.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from harness.artifacts.stage import Stage
+from harness.artifacts.store import ArtifactStore
+from harness.data.datamodule import Sample
+from harness.data.prompts import check_templates
+from harness.method.method import Evidence, Refiner, SegmentationMethod
+from harness.method.windows import Box, ScoreMap, window_grid
+from harness.system.errors import ConfigurationError
+from methods.backbones.diffusion import TextToImage
+from methods.backbones.features import FeatureExtractor
+from methods.backbones.image_text import ImageText
+from methods.ovdiff.category_filter import CategoryFilter
+from methods.ovdiff.prototypes import LEVELS, Level, MaskResize
+from methods.ovdiff.provenance import support_region
+from methods.ovdiff.stages import MaskStage, PrototypeStage, SupportStage
+from methods.regions.base import Regions
+from methods.support.attribution import Attribution
+from methods.support.provenance import stretch, winners
+
+# Below any cosine: the score of a category that was filtered out.
+ABSENT = -2.0
+REGIONS = ("foreground", "background")
+
+
+class OVDiff(SegmentationMethod):
+    """Segmentation by matching features with prototypes of generated support sets.
+
+    Where paper and release differ, the default is the paper's; ``release_rules`` (masks), ``whole_image`` (the release
+    matches the whole image as well as windows) and ``mask_resize`` reach the release's way.
+
+    Args:
+        generator: Paints the support sets; Stable Diffusion 1.5 in the paper.
+        extractors: Φ_v by name; several are an ensemble whose similarities are averaged (Table 2).
+        attribution: How cross-attention becomes attribution maps.
+        segmenter: Γ, CutLER in the paper; null thresholds the attribution maps ("- CutLER").
+        clip: For category pre-filtering; null leaves it out.
+        refiner: PAMR, or null.
+        support_size: N.
+        generated: How many images a support set holds; N of them are used. Null generates N.
+        parts: K.
+        prompt: The support sets' prompt, with one ``{}``.
+        words: What to call a class in prompts, where its name in the vocabulary is not what one would say.
+        seed: Of the support sets.
+        levels: Which prototypes are matched (Eq. 3).
+        background: ``prototypes`` matches the background with the union of all negative prototypes; ``threshold`` gives
+            it a constant score (Table 3).
+        background_threshold: That constant, a cosine; 0.72 in the paper.
+        stuff: Names of the vocabulary that are stuff; null takes the data's own list.
+        stuff_filter: Cosine above which a negative prototype of a thing is removed for being like a stuff prototype;
+            null leaves "stuff" filtering out. 0.85 in the release.
+        filter_stuff: Whether stuff classes, too, must pass the category filter; in the release they are always kept.
+        most_categories: η.
+        filter_scale: Factor on CLIP's cosines in the category filter, 1 in the release.
+        multi_label: Whether the best-scoring of the 2^η multi-label prompts decides in the category filter, as in the
+            paper; otherwise all categories that score at least 1/|C|, η at most, are kept.
+        extra_windows: Sides of further square windows, matched at the protocol's stride, in pixels.
+        whole_image: Match the whole image, too.
+        release_rules: Choose masks by the release's rules, see ``select_masks``.
+        mask_resize: How masks reach the features' grid.
+        window_batch: Windows that are matched at once.
+
+    Raises:
+        ConfigurationError: A setting is out of range.
+    """
+
+    name = "ovdiff"
+    scores_background = True
+
+    def __init__(
+        self,
+        generator: TextToImage,
+        extractors: dict[str, FeatureExtractor],
+        attribution: Attribution | None = None,
+        segmenter: Regions | None = None,
+        clip: ImageText | None = None,
+        refiner: Refiner | None = None,
+        support_size: int = 32,
+        generated: int | None = None,
+        parts: int = 32,
+        prompt: str = "A good picture of a {}",
+        words: dict[str, str] | None = None,
+        seed: int = 42,
+        levels: Sequence[Level] = LEVELS,
+        background: Literal["prototypes", "threshold"] = "prototypes",
+        background_threshold: float = 0.72,
+        stuff: Sequence[str] | None = None,
+        stuff_filter: float | None = 0.85,
+        filter_stuff: bool = False,
+        most_categories: int = 10,
+        filter_scale: float = 1.0,
+        multi_label: bool = True,
+        extra_windows: Sequence[int] = (336,),
+        whole_image: bool = False,
+        release_rules: bool = False,
+        mask_resize: MaskResize = "any",
+        window_batch: int = 8,
+    ) -> None:
+        super().__init__(window_batch, background_threshold)
+        if not extractors or any("." in name for name in extractors):
+            raise ConfigurationError("method.extractors needs at least one extractor, and names without a dot")
+        if support_size < 1 or parts < 0 or (generated is not None and generated < support_size):
+            raise ConfigurationError(
+                "method: support_size must be at least 1, parts 0, generated at least support_size"
+            )
+        check_templates((prompt,), "method.prompt")
+        if not levels:
+            raise ConfigurationError(f"method.levels needs at least one of {', '.join(LEVELS)}")
+        if not 1 <= most_categories <= 16:
+            raise ConfigurationError("method.most_categories (η) must lie in 1 to 16: 2^η prompts are compared")
+        self.generator = generator
+        self.extractors = nn.ModuleDict(extractors)
+        self.attribution = attribution or Attribution()
+        self.segmenter = segmenter
+        self.clip = clip
+        self.refiner = refiner
+        self.support_size = support_size
+        self.generated = generated or support_size
+        self.parts = parts
+        self.prompt = prompt
+        self.words = words or {}
+        self.seed = seed
+        self.levels = tuple(levels)
+        self.background = background
+        self.stuff = stuff
+        self.stuff_filter = stuff_filter
+        self.filter_stuff = filter_stuff
+        self.most_categories = most_categories
+        self.filter_scale = filter_scale
+        self.multi_label = multi_label
+        self.extra_windows = tuple(extra_windows)
+        self.whole_image = whole_image
+        self.release_rules = release_rules
+        self.mask_resize = mask_resize
+
+    def load(self) -> None:
+        """Load the generator, the extractors, Γ and CLIP."""
+        self.generator.load()
+        for extractor in self._extractors().values():
+            extractor.load()
+        if self.segmenter is not None:
+            self.segmenter.load()
+        if self.clip is not None:
+            self.clip.load()
+
+    def _extractors(self) -> Mapping[str, FeatureExtractor]:
+        return dict(self.extractors.items())  # type: ignore[arg-type]
+
+    # Section 3.2 and 3.3: support sets, masks and prototypes, each class once.
+
+    def stages(self) -> Sequence[Stage]:
+        """Support sets, their masks, and the prototypes in every extractor's space."""
+        support, masks, prototypes = self._stages()
+        return [support, masks, *prototypes.values()]
+
+    def _stages(self) -> tuple[SupportStage, MaskStage, dict[str, PrototypeStage]]:
+        words = self.vocabulary.spoken(self.words)
+        hashes = self.weights()
+        support = SupportStage(self.generator, self.attribution, words, self.prompt, self.generated, self.seed)
+        masks = MaskStage(support, self.support_size, self.segmenter, hashes.get("segmenter"), self.release_rules)
+        prototypes = {
+            name: PrototypeStage(masks, extractor, name, hashes.get(f"extractors.{name}"), self.parts, self.mask_resize)
+            for name, extractor in self._extractors().items()
+        }
+        return support, masks, prototypes
+
+    def assemble(self, store: ArtifactStore) -> dict[str, Tensor]:
+        """The bank: per extractor, class and region the prototypes with their level, as ``extractor.class.region``."""
+        bank = {}
+        for extractor, stage in self._stages()[2].items():
+            for number, name in enumerate(self.vocabulary.foreground):
+                entry = store.load(stage.item(name).key)
+                for region in REGIONS:
+                    for part in ("vectors", "level"):
+                        bank[f"{extractor}.{number}.{region}.{part}"] = entry[f"{region}.{part}"]
+        return bank
+
+    def adopt(self, bank: dict[str, Tensor]) -> None:
+        """P^fg and P^bg of every class, normalised, after "stuff" filtering."""
+        wanted = torch.tensor([LEVELS.index(level) for level in self.levels], dtype=torch.uint8)
+        self._prototypes: dict[str, dict[str, list[Tensor]]] = {}
+        self._kept: dict[str, dict[str, list[Tensor]]] = {}
+        for extractor in self.extractors:
+            vectors: dict[str, list[Tensor]] = {region: [] for region in REGIONS}
+            kept: dict[str, list[Tensor]] = {region: [] for region in REGIONS}
+            for number in range(len(self.vocabulary.foreground)):
+                for region in REGIONS:
+                    found = bank[f"{extractor}.{number}.{region}.vectors"]
+                    chosen = torch.isin(bank[f"{extractor}.{number}.{region}.level"], wanted).nonzero()[:, 0]
+                    kept[region].append(chosen)
+                    vectors[region].append(F.normalize(found[chosen].float(), dim=-1))
+            self._filter_stuff(vectors, kept)
+            self._prototypes[extractor] = {
+                region: [each.to(self.device) for each in vectors[region]] for region in REGIONS
+            }
+            self._kept[extractor] = kept
+
+    def _filter_stuff(self, vectors: dict[str, list[Tensor]], kept: dict[str, list[Tensor]]) -> None:
+        """The "stuff" filter (Sec. 3.4): stuff has no negative prototypes, and things none that look like stuff."""
+        if self.stuff_filter is None:
+            return
+        stuff = [number for number, name in enumerate(self.vocabulary.foreground) if name in self._stuff()]
+        positives = [vectors["foreground"][number] for number in stuff if len(vectors["foreground"][number])]
+        like = torch.cat(positives) if positives else None
+        for number, negatives in enumerate(vectors["background"]):
+            keep = torch.ones(len(negatives), dtype=torch.bool)
+            if number in stuff:
+                keep[:] = False
+            elif like is not None and len(negatives):
+                keep = (negatives @ like.T).amax(dim=1) <= self.stuff_filter
+            vectors["background"][number] = negatives[keep]
+            kept["background"][number] = kept["background"][number][keep]
+
+    def _stuff(self) -> frozenset[str]:
+        return self.vocabulary.stuff if self.stuff is None else frozenset(self.stuff)
+
+    # Section 3.4: segmentation via prototype matching.
+
+    def prepare(self) -> None:
+        """Encode the category filter's prompts."""
+        names = self.vocabulary.foreground
+        self._filtered = [n for n, name in enumerate(names) if self.filter_stuff or name not in self._stuff()]
+        self._filter: CategoryFilter | None = None
+        if self.clip is not None and self._filtered:
+            words = self.vocabulary.spoken(self.words)
+            asked = [words[names[n]] for n in self._filtered]
+            self._filter = CategoryFilter(
+                self.clip, asked, self.most_categories, scale=self.filter_scale, multi_label=self.multi_label
+            )
+
+    def image_context(self, sample: Sample) -> frozenset[int]:
+        """C' ⊆ C: the categories that appear in the image, as indices of the foreground."""
+        everything = frozenset(range(len(self.vocabulary.foreground)))
+        if self._filter is None:
+            return everything
+        present = {self._filtered[index] for index in self._filter(sample.image)}
+        return frozenset(present | (everything - set(self._filtered)))
+
+    def windows(self, height: int, width: int) -> list[Box]:
+        """The protocol's windows, further ones of other sides, and the whole image if asked for."""
+        boxes = window_grid(height, width, self.protocol.window, self.protocol.stride)
+        for side in self.extra_windows:
+            boxes += window_grid(height, width, side, self.protocol.stride)
+        return boxes + ([Box(0, 0, height, width)] if self.whole_image else [])
+
+    def window_scores(self, windows: Tensor, boxes: Sequence[Box], context: frozenset[int]) -> list[ScoreMap]:
+        """The highest s(Φ_v(I), P) over P, per class and extractor (Eq. 4); the engine averages and compares."""
+        maps = []
+        for name, extractor in self._extractors().items():
+            features = F.normalize(extractor.features(windows).float(), dim=1)
+            maps.append(ScoreMap(self._match(features, name, context)))
+        return maps
+
+    def _match(self, features: Tensor, extractor: str, present: frozenset[int]) -> Tensor:
+        """[B, D, h, w] normalised features -> [B, C, h, w] cosines; absent classes get ABSENT."""
+        planes = []
+        prototypes = self._prototypes[extractor]
+        if self.vocabulary.background:
+            planes.append(self._background_plane(features, prototypes, present))
+        for number, positives in enumerate(prototypes["foreground"]):
+            known = number in present and len(positives)
+            planes.append(_best(features, positives) if known else features.new_full(_plane(features), ABSENT))
+        return torch.stack(planes, dim=1)
+
+    def _background_plane(
+        self, features: Tensor, prototypes: dict[str, list[Tensor]], present: frozenset[int]
+    ) -> Tensor:
+        """P^fg of c_bg is the union of the P^bg of all categories in the image; or a constant."""
+        negatives = [prototypes["background"][n] for n in sorted(present) if len(prototypes["background"][n])]
+        if self.background == "threshold" or not negatives:
+            return features.new_full(_plane(features), self.background_threshold or 0.0)
+        return _best(features, torch.cat(negatives))
+
+    # Section 4.4: explaining segmentations.
+
+    def explain(self, sample: Sample, labels: Tensor, most: int = 3) -> list[Evidence]:
+        """For each class found, the support regions whose prototypes decided most of it, over all extractors."""
+        present = self.image_context(sample)
+        evidence = []
+        for label in labels.unique().tolist():
+            votes: Counter[tuple[str, int, int]] = Counter()
+            for name, extractor in self._extractors().items():
+                features = F.normalize(extractor.features(sample.image[None])[0].float(), dim=0)
+                region, owners = self._owners(label, name, present)
+                vectors = [self._prototypes[name][region][n] for n, _ in owners]
+                every = [(n, int(index)) for n, kept in owners for index in kept]
+                if every:
+                    won_by = winners(features, torch.cat(vectors), labels == label)
+                    votes.update({(name, *every[i]): won for i, won in won_by})
+            for (name, number, index), won in votes.most_common(most):
+                share = won / votes.total()
+                evidence.append(self._evidence(label, name, number, index, share))
+        return evidence
+
+    def _owners(self, label: int, extractor: str, present: frozenset[int]) -> tuple[str, list[tuple[int, Tensor]]]:
+        """The region kind and the classes whose prototypes stand for a label, with their indices in the store."""
+        background = self.vocabulary.background
+        region = "background" if background and label == 0 else "foreground"
+        numbers = sorted(present) if region == "background" else [label - int(background)]
+        return region, [(number, self._kept[extractor][region][number]) for number in numbers]
+
+    def _evidence(self, label: int, extractor: str, number: int, index: int, share: float) -> Evidence:
+        support, masks, prototypes = self._stages()
+        name = self.vocabulary.foreground[number]
+        region = "background" if self.vocabulary.background and label == 0 else "foreground"
+        made = self.store.load(prototypes[extractor].item(name).key)
+        image, cells = support_region(made, self.store.load(masks.item(name).key), region, index)
+        picture = self.store.load(support.item(name).key)["images"][image]
+        level = LEVELS[int(made[f"{region}.level"][index])]
+        title = f"{level} of '{name}' #{image} ({extractor}), {100 * share:.0f} %"
+        return Evidence(
+            label, title, picture.permute(1, 2, 0).numpy(), stretch(cells, (picture.shape[1], picture.shape[2])).numpy()
+        )
+
+
+def _plane(features: Tensor) -> tuple[int, int, int]:
+    return features.shape[0], features.shape[2], features.shape[3]
+
+
+def _best(features: Tensor, prototypes: Tensor) -> Tensor:
+    """The highest cosine with any prototype: [B, D, h, w] and [P, D], both normalised -> [B, h, w]."""
+    return torch.einsum("bdhw,pd->bphw", features, prototypes).amax(dim=1)

@@ -1,0 +1,209 @@
+"""From a class name to its prototypes in three stages, each kept in the store: support set, masks, prototypes.
+
+An entry's key holds what determines it and nothing else, so that changing K makes only prototypes again, changing the
+segmenter only masks and prototypes, and adding a class only that class.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from harness.artifacts.stage import Stage
+from harness.artifacts.store import ArtifactStore
+from harness.artifacts.work_item import WorkItem
+from methods.backbones.diffusion import TextToImage
+from methods.backbones.features import FeatureExtractor
+from methods.ovdiff.masks import Masks, otsu_thresholds, release_masks, select_masks, threshold_masks, with_complement
+from methods.ovdiff.prototypes import MaskResize, masked_cells, prototypes
+from methods.regions.base import Regions
+from methods.support.attribution import Attribution, min_max
+
+# Seeds of one support set lie this far from those of the next.
+SEEDS_APART = 100_000
+
+
+class SupportStage(Stage):
+    """S and A: N images of every class and where they attended to its name (OVDiff Sec. 3.2 and 3.3).
+
+    Args:
+        generator: Loaded, on its device.
+        attribution: How attention becomes a map.
+        words: Class name -> the words that stand for it in the prompt.
+        prompt: With one ``{}``.
+        images: How many images of each class.
+        seed: Image n has the seed ``seed * 100000 + n``, the same for every class.
+    """
+
+    name = "support sets"
+
+    def __init__(
+        self,
+        generator: TextToImage,
+        attribution: Attribution,
+        words: Mapping[str, str],
+        prompt: str,
+        images: int,
+        seed: int,
+    ) -> None:
+        self.generator = generator
+        self.attribution = attribution
+        self.words = words
+        self.prompt = prompt
+        self.images = images
+        self.seed = seed
+
+    def item(self, name: str) -> WorkItem:
+        """The support set of one class."""
+        spec = {
+            "kind": "support",
+            "generator": self.generator.settings(),
+            "attribution": self.attribution.settings(),
+            "prompt": self.prompt.replace("{}", self.words[name]),
+            "word": self.words[name],
+            "seed": self.seed,
+            "images": self.images,
+        }
+        return WorkItem(spec, name)
+
+    def items(self) -> Sequence[WorkItem]:
+        """One per class."""
+        return [self.item(name) for name in self.words]
+
+    def make(self, item: WorkItem, store: ArtifactStore) -> dict[str, Tensor]:
+        """``images`` [N, 3, H, W] uint8 and ``maps`` [N, h, w] float16, the raw attribution."""
+        seeds = [self.seed * SEEDS_APART + n for n in range(self.images)]
+        prompts = [item.spec["prompt"]] * self.images
+        made = self.generator.generate(prompts, seeds, [item.spec["word"]], self.attribution)
+        if made.maps is None:
+            raise RuntimeError(f"{type(self.generator).__name__} gave no attribution")
+        return {"images": made.images.cpu(), "maps": made.maps[:, 0].half().cpu()}
+
+
+class MaskStage(Stage):
+    """M^fg and M^bg of every support image: Eq. 1 with a segmenter Γ, or multi-Otsu of the maps without one.
+
+    Args:
+        support: The stage before.
+        images: N, how many images of each support set are used, from the first on.
+        segmenter: Γ; null thresholds the maps.
+        segmenter_hash: Of its weights.
+        release_rules: Use the release's rules for overlaps, a cut of 0.2 and erosion, not Eq. 1 alone.
+    """
+
+    name = "masks"
+
+    def __init__(
+        self,
+        support: SupportStage,
+        images: int,
+        segmenter: Regions | None,
+        segmenter_hash: str | None,
+        release_rules: bool,
+    ) -> None:
+        self.support = support
+        self.images = images
+        self.segmenter = segmenter
+        self.segmenter_hash = segmenter_hash
+        self.release_rules = release_rules
+
+    def item(self, name: str) -> WorkItem:
+        """The masks of one class."""
+        rule: dict[str, Any] = {"rule": "multi-otsu"}
+        if self.segmenter is not None:
+            rule = {
+                "rule": "release" if self.release_rules else "eq1",
+                "segmenter": self.segmenter.settings(),
+                "weights": self.segmenter_hash,
+            }
+        return WorkItem({"kind": "masks", "support": self.support.item(name).key, "images": self.images, **rule}, name)
+
+    def items(self) -> Sequence[WorkItem]:
+        """One per class."""
+        return [self.item(name) for name in self.support.words]
+
+    def make(self, item: WorkItem, store: ArtifactStore) -> dict[str, Tensor]:
+        """``foreground`` and ``background`` [N, h, w] bool, at the images' size with Γ and at the maps' without."""
+        entry = store.load(item.spec["support"])
+        maps = min_max(entry["maps"][: self.images].float())
+        if self.segmenter is None:
+            masks = threshold_masks(maps, otsu_thresholds(maps))
+            return {"foreground": masks.foreground, "background": masks.background}
+        images = entry["images"][: self.images]
+        heats = min_max(F.interpolate(maps[:, None], images.shape[2:], mode="bilinear", align_corners=False)[:, 0])
+        device = next(self.segmenter.parameters()).device
+        chosen = [self._choose(self.segmenter.masks(n.to(device)).cpu(), a) for n, a in zip(images, heats, strict=True)]
+        return {
+            "foreground": torch.stack([foreground for foreground, _ in chosen]),
+            "background": torch.stack([background for _, background in chosen]),
+        }
+
+    def _choose(self, proposals: Tensor, heat: Tensor) -> Masks:
+        if self.release_rules:
+            return release_masks(proposals, heat)
+        return select_masks(with_complement(proposals), heat)
+
+
+class PrototypeStage(Stage):
+    """P^fg and P^bg of every class in one extractor's space (Eq. 2 and 3).
+
+    Args:
+        masks: The stage before.
+        extractor: Φ_v, loaded, on its device.
+        extractor_name: What the configuration calls it.
+        extractor_hash: Of its weights.
+        parts: K.
+        mask_resize: How masks reach the features' grid, see ``prototypes.resize_mask``.
+    """
+
+    def __init__(
+        self,
+        masks: MaskStage,
+        extractor: FeatureExtractor,
+        extractor_name: str,
+        extractor_hash: str | None,
+        parts: int,
+        mask_resize: MaskResize,
+    ) -> None:
+        self.name = f"{extractor_name} prototypes"
+        self.masks = masks
+        self.extractor = extractor
+        self.extractor_hash = extractor_hash
+        self.parts = parts
+        self.mask_resize = mask_resize
+
+    def item(self, name: str) -> WorkItem:
+        """The prototypes of one class."""
+        spec = {
+            "kind": "prototypes",
+            "masks": self.masks.item(name).key,
+            "extractor": self.extractor.settings(),
+            "weights": self.extractor_hash,
+            "parts": self.parts,
+            "mask_resize": self.mask_resize,
+        }
+        return WorkItem(spec, name)
+
+    def items(self) -> Sequence[WorkItem]:
+        """One per class."""
+        return [self.item(name) for name in self.masks.support.words]
+
+    def make(self, item: WorkItem, store: ArtifactStore) -> dict[str, Tensor]:
+        """What ``prototypes`` gives, under ``foreground.`` and ``background.``."""
+        masks = store.load(item.spec["masks"])
+        images = store.load(self.masks.support.item(item.title).key)["images"][: self.masks.images]
+        device = next(self.extractor.parameters()).device
+        made: dict[str, Tensor] = {}
+        found: dict[str, list[Any]] = {"foreground": [], "background": []}
+        for n, image in enumerate(images):
+            # One image at a time: features then do not depend on what shares their batch.
+            features = self.extractor.features(image[None].to(device))[0]
+            for region, cells in found.items():
+                cells.append(masked_cells(n, features, masks[region][n].to(device), self.mask_resize))
+        for region, cells in found.items():
+            kept = [each for each in cells if each is not None]
+            packed = prototypes(kept, len(images), self.parts)
+            made |= {f"{region}.{key}": value for key, value in packed.items()}
+        return made

@@ -1,0 +1,509 @@
+"""``ovseg reproduce``: every row of the papers' tables is an experiment, and what is printed comes from its run."""
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from harness import ConfigurationError
+from harness.artifacts.stage import StageReport
+from harness.commands import evaluate
+from harness.commands.arguments import Parser, plain
+from harness.commands.rows import Task, parse_row, run_name
+from harness.results.run_directory import differences
+from harness.studies import costs, reproduction
+from harness.studies.needs import needs
+from harness.studies.reproduction import Measured, Published, Row
+from tests.datamodules import trees
+from tests.running import REPOSITORY, SQUARES, Outcome, Ranks, integers
+
+CONFIGS = REPOSITORY / "configs" / "experiments"
+PAPERS = ("clip_diy", "fossil", "freeseg_diff", "ovdiff")
+# How many rows x benchmarks each table reports for the paper's own method, with those of the releases in Table 1.
+# OVDiff's Table 3 has no "stuff" filter to take out on VOC, which has no stuff.
+COUNTS = {
+    "clip_diy": {"Table 1": 4 + 2, "Table 2": 6, "Table 3": 12, "Table 4": 3},
+    "fossil": {"Table 1": 4, "Table 2": 3},
+    "freeseg_diff": {
+        "Table 1": 4 + 4,
+        "Table 2": 4,
+        "Table 3": 4,
+        "Table 4": 12,
+        "Table 5": 3,
+        "Table 6": 36,
+        "Table 7": 18,
+    },
+    "ovdiff": {"Table 1": 9 + 1, "Table 2": 6, "Table 3": 13},
+}
+
+
+@pytest.fixture(scope="module")
+def parser() -> Parser:
+    return evaluate.parser()
+
+
+ROWS = {f"{row.paper}/{row.name}": row for paper in PAPERS for row in reproduction.papers(CONFIGS)[paper]}
+
+
+def of_clusters(name: str) -> bool:
+    """Whether a row is another one's with K = 3 or 5 in the place of 4."""
+    return name.startswith("freeseg_diff/") and ("_k3_" in name or "_k5_" in name)
+
+
+def content(name: str) -> tuple[dict[str, Any], Published]:
+    """A row's file and its ``published``; the settings of its block are read as well."""
+    read = yaml.safe_load(ROWS[name].file.read_text())
+    published = Published(**read.pop("published"))
+    if "\n" in read.get("config", ""):
+        read["config"] = yaml.safe_load(read["config"])
+    return read, published
+
+
+@pytest.fixture(scope="module")
+def tasks(parser: Parser) -> dict[str, Task]:
+    """The rows, parsed as ``ovseg evaluate`` would; those of another K are like their siblings, see below."""
+    rows = {name: row for name, row in ROWS.items() if not of_clusters(name)}
+    parsed = {name: parse_row(parser, row, [], None, Path("runs")) for name, row in rows.items()}
+    return {name: task for name, task in parsed.items() if isinstance(task, Task)}
+
+
+def settings(task: Task) -> dict[str, Any]:
+    """All that determines a row's integers."""
+    return {key: plain(task.parsed[key]) for key in ("method", "data", "protocol", "seed")}
+
+
+def changed(tasks: dict[str, Task], base: str, row: str) -> set[str]:
+    """The settings in which a row differs from another one, by the last part of their names."""
+    found = differences(settings(tasks[base]), settings(tasks[row]))
+    return {each.partition(":")[0].replace(".init_args", "").replace(".class_path", "") for each in found}
+
+
+def test_every_table_has_its_rows() -> None:
+    published = {name: content(name)[1] for name in ROWS}
+    found = {paper: Counter(p.table for name, p in published.items() if ROWS[name].paper == paper) for paper in PAPERS}
+    assert found == COUNTS
+    for name, each in published.items():
+        paper, _, row = name.partition("/")
+        assert each.paper == paper, name
+        assert row.startswith(each.table.lower().replace(" ", "")), name
+        # Numbers that our copy of the paper has only as a picture.
+        assert (each.value is None) == (paper == "ovdiff" and each.table in ("Table 2", "Table 3")), name
+        assert (each.score == "per_image_miou") == (paper == "freeseg_diff" and row.endswith("_release")), name
+        assert ROWS[name].file.read_text().startswith("# "), name
+
+
+def test_rows_of_another_k_differ_in_it_alone() -> None:
+    others = [name for name in ROWS if of_clusters(name)]
+    assert len(others) == 44
+    for name in others:
+        clusters = 3 if "_k3_" in name else 5
+        mine, published = content(name)
+        four, known = content(name.replace(f"_k{clusters}_", "_k4_"))
+        assert mine["config"].pop("method.init_args.regions.init_args.clusters") == clusters, name
+        assert mine | {"config": mine["config"] or None} == {"config": None} | four, name
+        assert published.row == known.row.replace("K = 4", f"K = {clusters}"), name
+
+
+@pytest.mark.slow
+def test_rows_of_another_k_parse(parser: Parser) -> None:
+    for name in filter(of_clusters, ROWS):
+        parsed = parse_row(parser, ROWS[name], [], None, Path("runs")).parsed
+        assert parsed.method.init_args.regions.init_args.clusters == (3 if "_k3_" in name else 5)
+
+
+def test_equal_experiments_share_a_run_and_no_others(tasks: dict[str, Task]) -> None:
+    by_run: dict[str, list[str]] = {}
+    for name, task in tasks.items():
+        by_run.setdefault(task.run, []).append(name)
+    for names in by_run.values():
+        assert all(settings(tasks[names[0]]) == settings(tasks[name]) for name in names)
+        # One experiment has one number, wherever a paper prints it, but for Table 3's random subset of VOC.
+        published = [tasks[name].published for name in names if name != "freeseg_diff/table3_sdm_voc21"]
+        assert len({each.value for each in published if each.value is not None}) <= 1, names
+    together = by_run[tasks["clip_diy/table2_full_voc21"].run]
+    assert {"clip_diy/table1_vitb32_voc21", "clip_diy/table4_found_voc21"} <= set(together)
+    assert tasks["clip_diy/table1_vitb16_voc21"].run not in {tasks[name].run for name in together}
+
+
+def test_rows_change_what_their_tables_name_and_nothing_else(tasks: dict[str, Task]) -> None:
+    base = "freeseg_diff/table1_voc21"
+    for name in tasks:
+        table = name.partition("/")[2].partition("_")[0]
+        if name.startswith("freeseg_diff/") and name.endswith("_voc21") and table in ("table4", "table6", "table7"):
+            allowed = {"method.regions.clusters", "method.regions.extractor.layers", "method.refiner"}
+            allowed |= {"method.regions.extractor.attention_layers", "method.relative"}
+            assert all(any(key.startswith(each) for each in allowed) for key in changed(tasks, base, name)), name
+    assert changed(tasks, base, "freeseg_diff/table5_grid08_voc21") == {"method.regions.extractor.grid"}
+    assert changed(tasks, base, "freeseg_diff/table2_blip_voc21") == {"method.refiner"}
+    for scales in ("0", "01", "0123", "01234", "123"):
+        row = f"clip_diy/table3_scales_{scales}_coco_object"
+        assert changed(tasks, "clip_diy/table1_vitb32_coco_object", row) == {"method.patch_sizes"}
+    full = "ovdiff/table3_full_context60"
+    for row, keys in {
+        "background_prototypes": {"method.background"},  # 0.72 is the method's default
+        "instance_prototypes": {"method.levels"},
+        "part_prototypes": {"method.levels"},
+        "category_filter": {"method.clip"},
+        "stuff_filter": {"method.stuff_filter"},
+        "cutler": {"method.segmenter"},
+    }.items():
+        assert changed(tasks, full, f"ovdiff/table3_without_{row}_context60") == keys
+    threshold = settings(tasks["ovdiff/table3_without_background_prototypes_voc21"])["method"]["init_args"]
+    assert threshold["background_threshold"] == 0.72
+
+
+def test_blocks_have_the_resolution_that_they_are_named_by(tasks: dict[str, Task]) -> None:
+    """Stable Diffusion at 512 pixels: 64 x 64 latents, halved by every block down, doubled by every block up."""
+    for name, task in tasks.items():
+        if task.published.table not in ("Table 4", "Table 6", "Table 7") or task.row.paper != "freeseg_diff":
+            continue
+        extractor = settings(task)["method"]["init_args"]["regions"]["init_args"]["extractor"]["init_args"]
+        wanted = {int(part) for part in task.published.row.partition(",")[0].split("+")}
+        for key, kind in (("layers", "resnets"), ("attention_layers", "attentions")):
+            places = [layer.split(".") for layer in extractor[key]]
+            assert all(place[2] == kind for place in places), name
+            seen = {64 >> int(block) if way == "down_blocks" else 8 << int(block) for way, block, *_ in places}
+            with_attention = "A + F" in task.published.row
+            assert seen == (wanted if key == "layers" or with_attention else set()), name
+            assert len(set(extractor[key])) == len(extractor[key]) == 5 * len(seen), name
+        clusters = settings(task)["method"]["init_args"]["regions"]["init_args"]["clusters"]
+        assert f"K = {clusters}," in task.published.row, name
+
+
+def test_fossil_has_table_3s_hyper_parameters(tasks: dict[str, Task]) -> None:
+    expected = {"context59": (70, 10, 0.7), "coco_stuff": (95, 25, 0.5), "ade20k": (150, 10, 0.5)}
+    expected["cityscapes"] = (95, 30, 0.55)
+    for data, values in expected.items():
+        method = settings(tasks[f"fossil/table1_{data}"])["method"]["init_args"]
+        assert (method["references"], method["prototypes"], method["gamma"]) == values
+
+
+# The command, with another person's method and data in the place of a paper's.
+
+
+@pytest.fixture
+def configs(tmp_path: Path) -> Path:
+    """A folder of rows: three that run, one of which is the same experiment as another, and one without its data."""
+    folder = tmp_path / "experiments" / "squares"
+    folder.mkdir(parents=True)
+    published = {"paper": "squares", "table": "Table 1", "benchmark": "squares | <b>"}
+
+    def row(name: str, value: float | None, block: dict[str, Any], **more: Any) -> None:
+        content = {"config": str(SQUARES), "published": {**published, "row": name, "value": value, **more}}
+        text = yaml.safe_dump(content, sort_keys=False)
+        if block:
+            # What comes before ``config`` is its base: the row's own settings go into one more file.
+            (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump({"config": str(SQUARES)}))
+            text = text.replace(f"config: {SQUARES}", "config: |\n" + _block(block), 1)
+        (folder / f"{name}.yaml").write_text(text)
+
+    def _block(block: dict[str, Any]) -> str:
+        whole = yaml.safe_load(SQUARES.read_text())
+        for key, value in block.items():
+            part, _, name = key.partition(".")
+            whole[part].setdefault("init_args", {})[name] = value
+        return "".join(f"  {line}\n" for line in yaml.safe_dump(whole).splitlines()).rstrip("\n")
+
+    row("a_patch4", 90.0, {}, tolerance=40.0)
+    row("b_patch16", 1.25, {"method.patch": 16}, tolerance=0.5, score="per_image_miou", deviation=0.2)
+    row("c_same", None, {})
+    row("d_voc", 50.0, {})
+    voc = (folder / "d_voc.yaml").read_text()
+    changed = f"config: {SQUARES}\ndata: {{class_path: datamodules.VOC21}}"
+    (folder / "d_voc.yaml").write_text(voc.replace(f"config: {SQUARES}", changed))
+    return folder.parent
+
+
+def test_measured_stands_beside_published(configs: Path, ovseg: Callable[..., Outcome], tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    line = ["reproduce", "squares", "--configs", configs, "--run_dir", folder, "--data_root", tmp_path / "none"]
+    done = ovseg(*line)
+    assert done.code == 0, done.err
+    assert "did not run: d_voc: voc21: the folder" in done.out
+    found = {each["row"]: each for each in json.loads((folder / "table.json").read_text())["found"]}
+    assert list(found) == ["a_patch4", "b_patch16", "c_same"]
+    for each in found.values():
+        results = json.loads((folder / each["run"] / "results.json").read_text())
+        assert (each["miou"], each["per_image_miou"]) == (results["miou"], results["per_image_miou"])
+        assert each["whole"]
+        assert each["hardware"].startswith("cpu: ")
+    assert found["a_patch4"]["run"] == found["c_same"]["run"] != found["b_patch16"]["run"]
+    assert len(list(folder.glob("*/results.json"))) == 2
+    first, second, third = (found[name] for name in ("a_patch4", "b_patch16", "c_same"))
+    assert first["difference"] == first["miou"] - 90
+    assert first["within"] is True
+    assert second["difference"] == pytest.approx(second["per_image_miou"] - 1.25)
+    assert second["per_image_miou"] != second["miou"]
+    assert second["within"] is False
+    assert (third["difference"], third["within"]) == (None, None)
+    rows = list(csv.reader((folder / "table.csv").open()))
+    assert tuple(rows[0]) == reproduction.HEADER
+    measured = f"{second['per_image_miou']:.2f}"
+    assert rows[2][1:5] == ["squares | <b>", "per-image mean IoU", "1.25 ± 0.2", measured]
+    assert rows[2][6] == "no (±0.5)"
+    assert "squares \\| <b>" in (folder / "table.md").read_text()
+    # Again, one row alone: nothing is predicted, and the table keeps the others.
+    before = (folder / "table.json").read_bytes()
+    seconds = {file: json.loads(file.read_text())["seconds"] for file in folder.glob("*/results.json")}
+    assert ovseg(*line[:1], "squares/b_patch16", *line[2:]).code == 0
+    assert (folder / "table.json").read_bytes() == before
+    assert {file: json.loads(file.read_text())["seconds"] for file in folder.glob("*/results.json")} == seconds
+
+
+def test_nothing_that_can_run_is_exit_code_2(configs: Path, ovseg: Callable[..., Outcome], tmp_path: Path) -> None:
+    failed = ovseg("reproduce", "squares/d_voc", "--configs", configs, "--run_dir", tmp_path / "out")
+    assert failed.code == 2
+    assert failed.out.splitlines()[1].startswith("did not run: d_voc: voc21: ")
+
+
+@pytest.mark.parametrize("given", ["--run_dir", "--rates"])
+def test_a_wrong_path_is_said(given: str, configs: Path, ovseg: Callable[..., Outcome], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    wrong = {"--run_dir": tmp_path / "file" / "below", "--rates": tmp_path / "none.json"}[given]
+    failed = ovseg("reproduce", "squares/a_patch4", "--configs", configs, given, wrong)
+    assert failed.code == 2
+    assert f"{given} {wrong} " in failed.err
+
+
+def test_what_is_quoted_is_printed_and_not_run(configs: Path, ovseg: Callable[..., Outcome], tmp_path: Path) -> None:
+    published = {"paper": "squares", "table": "Table 9", "row": "else", "benchmark": "squares", "value": 12.5}
+    (configs / "squares" / "e_quoted.yaml").write_text(yaml.safe_dump({"published": published}))
+    folder = tmp_path / "out"
+    for what, rows in (("squares/e_quoted", ["e_quoted"]), ("squares/c_same", ["c_same", "e_quoted"])):
+        done = ovseg("reproduce", what, "--configs", configs, "--run_dir", folder)
+        assert done.code == 0, done.err
+        assert [each["row"] for each in json.loads((folder / "table.json").read_text())["found"]] == rows
+    line = list(csv.reader((folder / "table.csv").open()))[2]
+    assert (line[3], line[4], line[9]) == ("12.50", "-", "")
+    dry = ovseg("reproduce", "squares", "--configs", configs, "--run_dir", folder, "--dry_run")
+    assert dry.code == 0, dry.err
+    assert "given as published only: e_quoted\n" in dry.out
+    assert "of 4 rows can run here" in dry.out
+    (configs / "squares" / "e_quoted.yaml").write_text("published: {paper: squares, tabel: 1}")
+    wrong = ovseg("reproduce", "squares", "--configs", configs, "--run_dir", folder)
+    assert wrong.code == 2
+    assert "e_quoted.yaml" in wrong.err
+
+
+@pytest.mark.parametrize("columns", [None, "80"])
+def test_tables_cut_nothing(
+    columns: str | None,
+    configs: Path,
+    ovseg: Callable[..., Outcome],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In a pipe, which has no width, and in a terminal of 80 columns."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+    if columns is not None:
+        monkeypatch.setenv("COLUMNS", columns)
+    line = ["reproduce", "squares/b_patch16", "--configs", configs, "--run_dir", tmp_path / "out"]
+    for done in (ovseg(*line), ovseg(*line, "--dry_run")):
+        assert done.code == 0, done.err
+        assert "…" not in done.out
+        table = [each for each in done.out.splitlines() if each.startswith("│")]
+        assert all(text in "\n".join(table) for text in ("b_patch16", "squares | <b>", "1.25"))
+        assert len(table) == (1 if columns is None else 2)
+
+
+def test_a_part_of_the_pictures_is_no_verdict(configs: Path, ovseg: Callable[..., Outcome], tmp_path: Path) -> None:
+    line = ["reproduce", "squares/a_patch4", "--configs", configs, "--run_dir", tmp_path, "--data.limit", 2]
+    assert ovseg(*line).code == 0
+    (found,) = json.loads((tmp_path / "table.json").read_text())["found"]
+    assert (found["images"], found["whole"], found["within"]) == (2, False, None)
+    assert next(csv.reader([(tmp_path / "table.csv").read_text().splitlines()[1]]))[6] == "part"
+
+
+def test_two_ranks_find_the_same(configs: Path, ranks: Ranks, ovseg: Callable[..., Outcome], tmp_path: Path) -> None:
+    line = ["reproduce", "squares", "--configs", str(configs), "--run_dir"]
+    assert ovseg(*line, tmp_path / "one").code == 0
+    both = ranks.ovseg(2, *line, str(tmp_path / "two"))
+    assert [each.code for each in both] == [0, 0], both[0].err + both[1].err
+    # One rank alone speaks, also of a row that failed before the ranks met.
+    assert both[0].out.count("did not run: d_voc") == 1
+    assert both[1].out == ""
+    runs = {file.parent.name for file in (tmp_path / "one").glob("*/results.json")}
+    assert runs == {file.parent.name for file in (tmp_path / "two").glob("*/results.json")}
+    for run in runs:
+        assert integers(tmp_path / "one" / run) == integers(tmp_path / "two" / run)
+
+
+def test_a_wrong_row_stops_all_before_the_first(configs: Path, ovseg: Callable[..., Outcome], tmp_path: Path) -> None:
+    (configs / "squares" / "e_wrong.yaml").write_text(f"config: {SQUARES}\npublished: {{paper: x}}\n")
+    failed = ovseg("reproduce", "squares", "--configs", configs, "--run_dir", tmp_path / "out")
+    assert failed.code == 2
+    assert "squares/e_wrong" in failed.err
+    assert not (tmp_path / "out").exists()
+    (configs / "squares" / "e_wrong.yaml").write_text(f"config: {SQUARES}\n")
+    assert "no section 'published'" in ovseg("reproduce", "squares", "--configs", configs).err
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [
+        ("square", "no paper 'square' (did you mean 'squares'?)"),
+        ("squares/a_patch", "no row 'a_patch' (did you mean 'a_patch4'?)"),
+        ("squares/../../squares", "no row '../../squares'"),
+        ("../experiments/squares", "no paper '..'"),
+        ("squares/", "no row ''"),
+        (".", "no paper '.'"),
+    ],
+)
+def test_only_names_of_files_are_rows(wanted: str, said: str, configs: Path) -> None:
+    with pytest.raises(ConfigurationError) as error:
+        reproduction.resolve(wanted, configs)
+    assert said in str(error.value)
+
+
+def test_the_configs_of_the_checkout_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert set(reproduction.papers(reproduction.default_folder())) == {*PAPERS, "baselines", "miniature"}
+    (tmp_path / "configs" / "experiments" / "own").mkdir(parents=True)
+    with pytest.raises(ConfigurationError, match="--configs"):
+        reproduction.papers(reproduction.default_folder())
+
+
+def test_flags_that_change_no_integer_change_no_directory(parser: Parser) -> None:
+    row = Row("miniature", "clip_diy", CONFIGS / "miniature" / "clip_diy.yaml")
+
+    def name(*flags: str) -> str:
+        return run_name(parse_row(parser, row, list(flags), None, Path("runs")).parsed)
+
+    assert name() == name("--data.batch_size=3", "--trainer.devices=2", "--published.tolerance=2")
+    assert len({name(), name("--method.overlap=0.5"), name("--data.limit=9"), name("--protocol.stride=24")}) == 4
+    assert name("--trainer.precision=bf16") != name()
+
+
+def test_published_numbers_are_percentages() -> None:
+    with pytest.raises(ConfigurationError, match="percentages"):
+        Published("p", "t", "r", "b", 101.0)
+    with pytest.raises(ConfigurationError, match="tolerance"):
+        Published("p", "t", "r", "b", 50.0, tolerance=0.0)
+
+
+# What a dry run says.
+
+
+def test_a_dry_run_names_what_is_missing_and_runs_nothing(
+    configs: Path, ovseg: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "150")
+    rates = tmp_path / "rates.json"
+    rate = {"method": "tinyseg.NearestColour", "image": 3600.0, "stages": [], "experiment": "x.yaml"}
+    rates.write_text(json.dumps({"schema": 1, "hardware": "cpu: slow, 1 thread", "rates": [rate]}))
+    line = ["reproduce", "squares", "--configs", configs, "--run_dir", tmp_path / "out", "--dry_run", "--rates", rates]
+    said = ovseg(*line, "--data_root", tmp_path)
+    assert said.code == 0, said.err
+    assert not (tmp_path / "out").exists()
+    assert f"missing data: voc21: the folder {tmp_path}/VOCdevkit/VOC2012/JPEGImages is missing" in said.out
+    assert "3 of 4 rows can run here: a_patch4, b_patch16, c_same" in said.out
+    # Five squares a row at an hour each; VOC's 1449 pictures are known without having them.
+    assert "CPU-hours on slow, 1 thread" in said.out
+    assert "GPU" not in said.out
+    assert f"about {3 * 5 + 1449}.00 for the pictures of 4 rows" in said.out
+    trees.voc(tmp_path)
+    assert "4 of 4 rows can run here" in ovseg(*line, "--data_root", tmp_path).out
+
+
+def test_needs_are_read_off_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "vit").mkdir()
+    (tmp_path / "head.pt").touch()
+
+    def part(**arguments: Any) -> dict[str, Any]:
+        return {"class_path": "x.Y", "init_args": arguments}
+
+    given = part(
+        clip=part(name="ViT-B-32", pretrained="laion2b_s34b_b79k"),
+        own=part(name="local-dir:./clip", pretrained=None),
+        random=part(name="ViT-B-32", pretrained=None),
+        both=[part(name="./vit", head="./head.pt"), part(name="org/model", revision="v2", path="./captions.json")],
+        nouns=part(model="en_core_web_sm_of_nobody", kind="token"),
+        again=part(name="org/model"),
+    )
+    found = {(need.kind, need.name): need for need in needs(given)}
+    assert {key: need.missing is None for key, need in found.items()} == {
+        ("model", "laion/CLIP-ViT-B-32-laion2B-s34B-b79K"): False,
+        ("model", "./clip"): False,
+        ("model", "./vit"): True,
+        ("file", "./head.pt"): True,
+        ("model", "org/model"): False,
+        ("file", "./captions.json"): False,
+        ("package", "en_core_web_sm_of_nobody"): False,
+    }
+    assert "hf download org/model --revision v2" in str(found["model", "org/model"].missing)
+    assert "--method.both.path" in str(found["file", "./captions.json"].missing)
+
+
+def test_a_model_is_here_when_the_cache_has_its_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    settings = {"class_path": "x.Y", "init_args": {"name": "org/model"}}
+    snapshot = tmp_path / "models--org--model" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (tmp_path / "models--org--model" / "refs").mkdir()
+    (tmp_path / "models--org--model" / "refs" / "main").write_text("abc")
+    (snapshot / "config.json").write_text("{}")
+    monkeypatch.setattr("huggingface_hub._snapshot_download.constants.HF_HUB_CACHE", str(tmp_path), raising=False)
+    (need,) = needs(settings)
+    assert "weights are not in the Hub's cache" in str(need.missing)
+    (snapshot / "unet").mkdir()
+    (snapshot / "unet" / "model.safetensors").write_bytes(b"")
+    (need,) = needs(settings)
+    assert need.missing is None
+
+
+def test_hours_count_what_is_made_once_once() -> None:
+    stages = (costs.StageRate("sets", 3600, 20, "class"), costs.StageRate("shards", 1800, 4, "once"))
+    rates = [
+        costs.Rate("m.M", "cuda: fast", 36, stages, "old"),
+        costs.Rate("m.M", "cuda: fast", 18, (), "new, everything was there"),
+        costs.Rate("m.M", "cpu: slow, 1 thread", 1, (), "last"),
+    ]
+    plans = [
+        costs.Plan("a", "m.M", 200, ("cat", "dog")),
+        costs.Plan("b", "m.M", 100, ("dog", "cow")),
+        costs.Plan("c", "m.M", None, ("hen",)),
+        costs.Plan("d", "m.Other", 5, ("cat",)),
+    ]
+    found = costs.estimate(plans, rates)
+    assert found.pictures == {"a": 1.0, "b": 0.5}
+    assert found.precompute == {"m.M": 3 + 2}
+    assert found.used["m.M"].source == "new, everything was there"
+    assert costs.unit("cuda: H200") == "GPU-hours on H200"
+    assert costs.unit("cpu: slow, 1 thread") == "CPU-hours on slow, 1 thread"
+
+
+def test_a_run_is_a_rate_for_the_next_dry_run(
+    configs: Path, ovseg: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "150")
+    line = ["reproduce", "squares/b_patch16", "--configs", configs, "--run_dir", tmp_path / "out"]
+    (tmp_path / "none.json").write_text(json.dumps({"hardware": "none", "rates": []}))
+    rates = ["--rates", tmp_path / "none.json"]
+    assert "no rate was measured for tinyseg.NearestColour" in ovseg(*line, *rates, "--dry_run").out
+    assert ovseg(*line).code == 0
+    assert "a picture by the run of b_patch16" in ovseg(*line, *rates, "--dry_run").out
+
+
+def test_only_stages_made_whole_have_a_rate() -> None:
+    made = StageReport("sets", 4, (3, 1), 0, 10.0)
+    some = StageReport("masks", 4, (3, 0), 0, 10.0)
+    assert costs.stages_of([made, some], 4) == ({"name": "sets", "seconds": 5.0, "items": 4, "per": "class"},)
+    assert costs.stages_of([made], 9)[0]["per"] == "once"
+
+
+def test_a_table_is_read_as_it_was_written(tmp_path: Path) -> None:
+    published = Published("p", "t", "r", "b", 50.0, 1.0, "per_image_miou", 0.2, 70.0)
+    one = Measured("a", published, "run", 40.0, 49.5, 80.0, 10, True, None, "m.M", "cuda: X", 3.5, ({"name": "s"},))
+    reproduction.write(tmp_path, "p", [one])
+    assert reproduction.read(tmp_path) == {"a": one}
+    assert one.within is True
+    assert Measured("a", published, miou=50.0, per_image_miou=51.1).within is False
+    (tmp_path / "table.json").write_text("{}")
+    with pytest.raises(ConfigurationError, match="--run_dir"):
+        reproduction.read(tmp_path)

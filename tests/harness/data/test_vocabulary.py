@@ -1,0 +1,43 @@
+"""The vocabulary: a user's words, in order, each once."""
+
+import pytest
+
+from harness import ConfigurationError, Vocabulary
+from harness.data.vocabulary import voc_palette
+
+
+def test_words_of_a_person() -> None:
+    vocabulary = Vocabulary.from_words(" corgi, park bench ,, sky")
+    assert vocabulary.names == ("background", "corgi", "park bench", "sky")
+    assert vocabulary.background
+    assert vocabulary.foreground == ("corgi", "park bench", "sky")
+    assert Vocabulary.from_words("background, corgi").names == ("background", "corgi")
+    assert Vocabulary.from_words(["a, b", "c"], background=False).names == ("a, b", "c")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"names": ()}, "at least one class"),
+        ({"names": ("a", " ")}, "no empty class name"),
+        ({"names": ("a", "b", "a")}, "'a' more than once"),
+        ({"names": tuple(map(str, range(256)))}, "at most 255 classes, not 256"),
+        ({"names": ("a",), "stuff": frozenset({"sky"})}, "'sky', which is not in the vocabulary"),
+        ({"names": ("a", "b"), "palette": ((0, 0, 0),)}, "1 colours for 2 classes"),
+    ],
+)
+def test_what_is_wrong_is_said(settings: dict, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        Vocabulary(**settings)
+
+
+def test_no_words_are_an_error() -> None:
+    with pytest.raises(ConfigurationError, match="--classes"):
+        Vocabulary.from_words(" , ")
+
+
+def test_colours_are_those_of_voc_and_only_a_background_is_black() -> None:
+    assert voc_palette(5) == ((0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0), (0, 0, 128))
+    assert len(set(voc_palette(256))) == 256
+    assert Vocabulary(("background", "a"), background=True).palette == ((0, 0, 0), (128, 0, 0))
+    assert Vocabulary(("a", "b")).palette == ((128, 0, 0), (0, 128, 0))

@@ -1,0 +1,81 @@
+"""The repository's sweep files, as W&B's agent runs them: ``launch.sh`` lines that mean what ``ovseg sweep`` does."""
+
+import os
+import shlex
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
+
+from harness.commands.evaluate import parser
+from harness.studies.study import Point, read_sweep
+from tests.running import REPOSITORY
+
+FILES = sorted((REPOSITORY / "configs" / "sweeps").glob("*.yaml"))
+
+
+def agents_line(content: dict[str, Any], point: Point) -> list[str]:
+    """The command that W&B's agent starts for a point, by its own code."""
+    args = create_sweep_command_args({"args": {name: {"value": value} for name, value in point.flags.items()}})["args"]
+    return [word for each in create_sweep_command(list(content["command"])) for word in _words(each, args)]
+
+
+def _words(word: str, args: list[str]) -> list[str]:
+    return args if word == "${args}" else [word]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_the_agents_command_means_what_ours_does(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    content = yaml.safe_load(file.read_text())
+    work = read_sweep(file)
+    rows = [row for row, _ in work.points()]
+    built = parser()
+    for row in {row.name: row for row in (rows[0], rows[-1])}.values():
+        line = agents_line(content, row)
+        assert line[: line.index("evaluate")] == ["./launch.sh", "--"]
+        theirs = built.parse_args(line[line.index("evaluate") + 1 :])
+        ours = built.parse_args([*work.arguments, *row.arguments()])
+        assert built.dump(theirs) == built.dump(ours)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_a_command_is_one_complete_launch(file: Path) -> None:
+    content = yaml.safe_load(file.read_text())
+    row = read_sweep(file).points()[-1][0]
+    line = agents_line(content, row)
+    dry = [line[0], "--devices", "2", "--dry-run", *line[1:]]
+    done = subprocess.run(
+        dry, cwd=REPOSITORY, env={"PATH": os.environ["PATH"]}, capture_output=True, text=True, check=True
+    )
+    words = shlex.split(done.stdout)
+    assert words[words.index("--nproc-per-node") + 1] == "2"
+    given = words[words.index("evaluate") + 1 :]
+    assert given[: len(line[line.index("evaluate") + 1 :])] == line[line.index("evaluate") + 1 :]
+    assert content["program"] == line[0]
+
+
+def test_the_grid_of_one_pass_has_27_points() -> None:
+    assert len(read_sweep(REPOSITORY / "configs" / "sweeps" / "fossil_grid_miniature.yaml").points()) == 27
+
+
+@pytest.mark.parametrize(
+    ("file", "swept"),
+    [
+        ("ovdiff_filters_miniature", {"method.clip", "method.stuff_filter"}),
+        ("freeseg_diff_refinement_miniature", {"method.refiner", "method.relative"}),
+    ],
+)
+def test_off_means_off(file: str, swept: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    # W&B's agent would write YAML's null as "None", which is a word.
+    monkeypatch.chdir(REPOSITORY)
+    work = read_sweep(REPOSITORY / "configs" / "sweeps" / f"{file}.yaml")
+    row = work.points()[0][0]
+    assert set(row.flags) == swept
+    off = [name for name, value in row.flags.items() if value == "null"]
+    assert off
+    parsed = parser().parse_args([*work.arguments, *row.arguments()])
+    assert [parsed[name.replace("method.", "method.init_args.")] for name in off] == [None] * len(off)
