@@ -33,10 +33,14 @@ class Noise(SegmentationMethod):
     def load(self) -> None:
         """There is nothing to load."""
 
-    def window_scores(self, windows: Tensor, boxes: Sequence[Box], context: Any) -> list[ScoreMap]:
+    def encode(self, windows: Tensor, boxes: Sequence[Box], image: Any) -> Tensor:
         """[B, C, h / 16, w / 16] in [0, 1)."""
         count, _, height, width = windows.shape
-        return [ScoreMap(torch.rand(count, len(self.vocabulary), height // 16, width // 16))]
+        return torch.rand(count, len(self.vocabulary), height // 16, width // 16)
+
+    def score(self, encoded: Tensor, boxes: Sequence[Box], context: Any) -> list[ScoreMap]:
+        """As encoded."""
+        return [ScoreMap(encoded)]
 
 
 def resident() -> tuple[float, float]:

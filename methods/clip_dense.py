@@ -9,7 +9,7 @@ from harness.data.prompts import check_templates
 from harness.method.method import SegmentationMethod
 from harness.method.windows import Box, ScoreMap
 from harness.system.errors import ConfigurationError
-from methods.backbones.clip_patches import CLIPPatches, classify
+from methods.backbones.clip_patches import CLIPPatches, Patches, classify
 
 
 class CLIPDense(SegmentationMethod):
@@ -29,6 +29,7 @@ class CLIPDense(SegmentationMethod):
     """
 
     name = "clip_dense"
+    encode_settings = frozenset({"clip"})
 
     def __init__(
         self,
@@ -53,7 +54,10 @@ class CLIPDense(SegmentationMethod):
         """Encode the classes but the background, whose score is a constant."""
         self.text = self.clip.encode_classes(self.vocabulary.foreground, self.templates or self.protocol.templates)
 
-    def window_scores(self, windows: Tensor, boxes: Sequence[Box], context: Any) -> list[ScoreMap]:
+    def encode(self, windows: Tensor, boxes: Sequence[Box], image: Any) -> Patches:
+        """CLIP's patches."""
+        return self.clip.tokens(windows)
+
+    def score(self, encoded: Patches, boxes: Sequence[Box], context: Any) -> list[ScoreMap]:
         """Cosines of patches and classes."""
-        patches = self.clip.tokens(windows)
-        return [ScoreMap(classify(patches.embeddings, self.text, self.temperature), patches.extent)]
+        return [ScoreMap(classify(encoded.embeddings, self.text, self.temperature), encoded.extent)]

@@ -53,6 +53,7 @@ class ClipDIY(SegmentationMethod):
 
     name = "clip_diy"
     scores_background = True
+    encode_settings = frozenset({"clip", "saliency", "saliency_input", "patch_sizes", "overlap"})
 
     def __init__(
         self,
@@ -106,7 +107,7 @@ class ClipDIY(SegmentationMethod):
         """Φ_T(T): encode the prompts (Sec. 3.1, "Encoding prompts"), "background" among them as t_0."""
         self.text = self.clip.encode_classes(self.vocabulary.names, self.templates or self.protocol.templates)
 
-    def image_context(self, sample: Sample) -> Tensor | None:
+    def encode_image(self, sample: Sample) -> Tensor | None:
         """Θ(x) on the resized image, [h, w] in [0, 1] (Sec. 3.2)."""
         if self.saliency is None:
             return None
@@ -116,10 +117,14 @@ class ClipDIY(SegmentationMethod):
         resized = torch.nn.functional.interpolate(saliency[None, None].float(), size, mode="bilinear")
         return resized[0, 0]
 
-    def window_scores(self, windows: Tensor, boxes: Sequence[Box], context: Tensor | None) -> list[ScoreMap]:
+    def encode(self, windows: Tensor, boxes: Sequence[Box], image: Tensor | None) -> list[Tensor]:
+        """Φ_V of the patches of every scale, [B, rows, columns, D] each."""
+        return [self._embed_patches(windows, size) for size in self.patch_sizes]
+
+    def score(self, encoded: list[Tensor], boxes: Sequence[Box], context: Tensor | None) -> list[ScoreMap]:
         """ρ_s of every scale (Eq. 1); their mean is M_CLIP (Eq. 2)."""
-        scales = zip(self.patch_sizes, self.scale_weights, strict=True)
-        return [self._similarities(windows, size, weight) for size, weight in scales]
+        scales = zip(encoded, self.patch_sizes, self.scale_weights, strict=True)
+        return [self._similarities(patches, boxes[0].size, size, weight) for patches, size, weight in scales]
 
     def fuse(self, planes: Tensor, classes: slice, context: Tensor | None) -> Tensor:
         """M_CLIP ⊙ M̂: Θ(x) for every class, 1 - Θ(x) for the background (Eq. 3 and 4).
@@ -133,20 +138,25 @@ class ClipDIY(SegmentationMethod):
             guided[0] = planes[0] * (1 - context)
         return guided
 
-    def _similarities(self, windows: Tensor, patch: int, weight: float) -> ScoreMap:
-        """One scale of Eq. 1: cut, encode, compare with the texts, and put the cosines back on a grid."""
+    def _embed_patches(self, windows: Tensor, patch: int) -> Tensor:
+        """Cut one scale's patches from windows and encode them: [B, 3, h, w] -> [B, rows, columns, D]."""
         height, width = windows.shape[2:]
         tops, lefts = positions(height, patch, self.overlap), positions(width, patch, self.overlap)
         side_y, side_x = min(patch, height), min(patch, width)
         patches = [windows[:, :, top : top + side_y, left : left + side_x] for top in tops for left in lefts]
         cut = torch.stack(patches, dim=1).flatten(0, 1)
         embedded = torch.cat([self.clip.encode_images(part) for part in cut.split(self.patch_batch)])
-        cosines = (embedded.float() @ self.text.float().T) * weight
-        grid = cosines.unflatten(0, (windows.shape[0], len(tops), len(lefts))).permute(0, 3, 1, 2)
+        return embedded.float().unflatten(0, (windows.shape[0], len(tops), len(lefts)))
+
+    def _similarities(self, patches: Tensor, size: tuple[int, int], patch: int, weight: float) -> ScoreMap:
+        """One scale of Eq. 1: compare patches with the texts, and put the cosines where the patches were cut."""
+        cosines = (patches.flatten(0, 2) @ self.text.float().T) * weight
+        grid = cosines.unflatten(0, patches.shape[:3]).permute(0, 3, 1, 2)
         if self.placement == "stretch":
             return ScoreMap(grid)
-        top, bottom = _covered(tops, side_y, height)
-        left, right = _covered(lefts, side_x, width)
+        (height, width), overlap = size, self.overlap
+        top, bottom = _covered(positions(height, patch, overlap), min(patch, height), height)
+        left, right = _covered(positions(width, patch, overlap), min(patch, width), width)
         return ScoreMap(grid, (top, left, bottom, right))
 
 

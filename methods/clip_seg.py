@@ -32,6 +32,7 @@ class CLIPSeg(SegmentationMethod):
     """
 
     name = "clip_seg"
+    encode_settings = frozenset({"model"})
 
     def __init__(
         self,
@@ -59,6 +60,10 @@ class CLIPSeg(SegmentationMethod):
         texts = [template.replace("{}", name) for name in names for template in templates]
         self.conditions = self.model.embed_text(texts).unflatten(0, (len(names), len(templates))).mean(dim=1)
 
-    def window_scores(self, windows: Tensor, boxes: Sequence[Box], context: Any) -> list[ScoreMap]:
+    def encode(self, windows: Tensor, boxes: Sequence[Box], image: Any) -> list[Tensor]:
+        """What the decoder reads of every window, the same for all texts."""
+        return self.model.activations(windows)
+
+    def score(self, encoded: list[Tensor], boxes: Sequence[Box], context: Any) -> list[ScoreMap]:
         """One mask per class."""
-        return [ScoreMap(self.model.masks(windows, self.conditions, self.score_stride))]
+        return [ScoreMap(self.model.masks(encoded, self.conditions, self.score_stride))]

@@ -35,6 +35,7 @@ class GroupViT(SegmentationMethod):
 
     name = "group_vit"
     scores_background = True
+    encode_settings = frozenset({"model"})
 
     def __init__(
         self,
@@ -64,13 +65,16 @@ class GroupViT(SegmentationMethod):
         """Encode the classes; the background is no text but what no class explains."""
         self.text = self.model.encode_classes(self.vocabulary.foreground, self.templates or self.protocol.templates)
 
-    def window_scores(self, windows: Tensor, boxes: Sequence[Box], context: Any) -> list[ScoreMap]:
+    def encode(self, windows: Tensor, boxes: Sequence[Box], image: Any) -> Groups:
+        """The groups of every window."""
+        return self.model.group(windows)
+
+    def score(self, encoded: Groups, boxes: Sequence[Box], context: Any) -> list[ScoreMap]:
         """The probabilities of the group that a pixel belongs to most."""
-        groups = self.model.group(windows)
-        scores = self._group_scores(groups)
-        height, width = (side * groups.patch_size for side in groups.assignment.shape[2:])
+        scores = self._group_scores(encoded)
+        height, width = (side * encoded.patch_size for side in encoded.assignment.shape[2:])
         size = (-(-height // self.score_stride), -(-width // self.score_stride))
-        own = F.interpolate(groups.assignment, size, mode="bilinear", align_corners=False).argmax(dim=1)
+        own = F.interpolate(encoded.assignment, size, mode="bilinear", align_corners=False).argmax(dim=1)
         index = own.flatten(1)[:, None].expand(-1, scores.shape[1], -1)
         return [ScoreMap(scores.gather(2, index).unflatten(2, size), (0.0, 0.0, float(height), float(width)))]
 

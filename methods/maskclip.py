@@ -9,7 +9,7 @@ from torch import Tensor
 
 from harness.method.windows import Box, ScoreMap
 from harness.system.errors import ConfigurationError
-from methods.backbones.clip_patches import CLIPPatches, classify
+from methods.backbones.clip_patches import CLIPPatches, Patches, classify
 from methods.clip_dense import CLIPDense
 
 # CLIP's own, at the end of its training; MaskCLIP's confidences have it.
@@ -41,6 +41,7 @@ class MaskCLIP(CLIPDense):
     """
 
     name = "maskclip"
+    encode_settings = frozenset({"clip", "residual"})
 
     def __init__(
         self,
@@ -60,19 +61,22 @@ class MaskCLIP(CLIPDense):
         self.prompt_denoising = prompt_denoising
         self.key_smoothing = key_smoothing
 
-    def window_scores(self, windows: Tensor, boxes: Sequence[Box], context: Any) -> list[ScoreMap]:
+    def encode(self, windows: Tensor, boxes: Sequence[Box], image: Any) -> Patches:
+        """CLIP's patches, unmixed by the last attention."""
+        return self.clip.values(windows, self.residual)
+
+    def score(self, encoded: Patches, boxes: Sequence[Box], context: Any) -> list[ScoreMap]:
         """Cosines of unmixed values and classes, refined if asked for."""
-        patches = self.clip.values(windows, self.residual)
         temperature = self.temperature or (TEMPERATURE if self.key_smoothing else None)
-        scores = classify(patches.embeddings, self.text, temperature)
+        scores = classify(encoded.embeddings, self.text, temperature)
         if self.prompt_denoising is not None:
-            confidences = classify(patches.embeddings, self.text, TEMPERATURE)
+            confidences = classify(encoded.embeddings, self.text, TEMPERATURE)
             # The least that a score can be.
             scores = denoise(scores, confidences, self.prompt_denoising, -1.0 if temperature is None else 0.0)
         if self.key_smoothing:
-            assert patches.keys is not None
-            scores = smooth(scores, patches.keys)
-        return [ScoreMap(scores, patches.extent)]
+            assert encoded.keys is not None
+            scores = smooth(scores, encoded.keys)
+        return [ScoreMap(scores, encoded.extent)]
 
 
 def denoise(scores: Tensor, confidences: Tensor, threshold: float, least: float) -> Tensor:

@@ -24,6 +24,7 @@ from harness.cli import main
 from harness.commands import precompute
 from harness.commands.arguments import instantiate
 from harness.commands.evaluate import parser
+from harness.engine.preparation import prepare
 from harness.method.method import Evidence
 from harness.results.records import Record, read_lines
 from miniature.world import CLASSES, draw_scene
@@ -156,7 +157,7 @@ def build(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Voc
         made = instantiate(built, built.parse_args(case.arguments(store)))
         made.method.store = ArtifactStore(store)
         made.method.make_ready(words, made.protocol)
-        made.method.on_predict_start()
+        prepare([made.method])
         return Ready(
             made.method, *(samples(Folder(str(case.world / each)), made.protocol) for each in ("scenes", "odd"))
         )

@@ -9,11 +9,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 import safetensors.torch
 import torch
+from torch import Tensor
 
 from harness.artifacts.progress import StageProgress
 from harness.artifacts.queue import PATIENCE, POLL, WorkQueue
@@ -23,15 +24,26 @@ from harness.artifacts.work_item import WorkItem, key_of
 from harness.system import distributed
 from harness.system.errors import OvsegError, RunError
 from harness.system.provenance import hash_tensors
-from harness.system.sharing import alone
-
-if TYPE_CHECKING:
-    from harness.method.method import SegmentationMethod
 
 _log = logging.getLogger(__name__)
 
 
-def precompute(method: "SegmentationMethod", store: ArtifactStore, patience: float = PATIENCE) -> Precomputed:
+class Precomputable(Protocol):
+    """What precompute asks of a method; see ``SegmentationMethod``."""
+
+    name: str
+
+    def stages(self) -> Sequence[Stage]:
+        """What is computed once, over all ranks; a later stage reads the earlier ones."""
+
+    def assemble(self, store: ArtifactStore) -> dict[str, Tensor]:
+        """The bank, on rank 0."""
+
+    def adopt(self, bank: dict[str, Tensor]) -> None:
+        """Take over the bank, on every rank."""
+
+
+def precompute(method: Precomputable, store: ArtifactStore, patience: float = PATIENCE) -> Precomputed:
     """Make what is missing, then give every rank the same bank; called by all ranks.
 
     Ranks wait for each other by polling a queue, so that an item may take longer than the process group's timeout.
@@ -48,12 +60,9 @@ def precompute(method: "SegmentationMethod", store: ArtifactStore, patience: flo
 
 
 def precompute_all(
-    methods: Sequence["SegmentationMethod"], store: ArtifactStore, patience: float = PATIENCE
+    methods: Sequence[Precomputable], store: ArtifactStore, patience: float = PATIENCE
 ) -> list[Precomputed]:
-    """``precompute`` for each of some methods in turn; what several of them need is made, and looked for, once.
-
-    Inside ``sharing.shared`` their banks, too, are assembled with shared work; what a stage makes shares nothing.
-    """
+    """``precompute`` for each of some methods in turn; what several of them need is made, and looked for, once."""
     staged = [(method, method.stages()) for method in methods]
     if not any(stages for _, stages in staged):
         return [Precomputed()] * len(staged)
@@ -74,7 +83,7 @@ def precompute_all(
 
 
 def _one(
-    method: "SegmentationMethod",
+    method: Precomputable,
     stages: Sequence[Stage],
     name: str,
     store: ArtifactStore,
@@ -202,8 +211,7 @@ def _make(stage: Stage, item: WorkItem, store: ArtifactStore) -> bool | None:
         if store.mend_held(item.key, item.title):
             return False
         began = time.perf_counter()
-        # An item's results are needed by no other item.
-        with _seeded(item.key), alone():
+        with _seeded(item.key):
             tensors = stage.make(item, store)
         store.put(item, tensors, time.perf_counter() - began)
     return True
@@ -251,7 +259,7 @@ def _receive(store: ArtifactStore, key: str, manifest: bytes, tensors: bytes) ->
             store.receive(key, manifest, tensors)
 
 
-def _assemble(method: "SegmentationMethod", namespace: str, store: ArtifactStore, queue: WorkQueue) -> bytes:
+def _assemble(method: Precomputable, namespace: str, store: ArtifactStore, queue: WorkQueue) -> bytes:
     """The bank's bytes on rank 0; the other ranks wait by polling, since it may take long."""
     queue.begin(namespace, 0)
     content = b""

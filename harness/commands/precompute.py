@@ -7,6 +7,7 @@ from lightning.pytorch import seed_everything
 from harness.artifacts.stage import Precomputed
 from harness.artifacts.store import ArtifactStore
 from harness.commands.arguments import STORE_HELP, Parser, add_composition, instantiate, make_trainer
+from harness.engine.evaluation import predict
 
 SUMMARY = (
     "make what a method needs before its first image, on one process or many; what the store has is not made again"
@@ -31,7 +32,7 @@ def run(arguments: list[str]) -> Precomputed:
     method.store = store
     method.make_ready(data.vocabulary_for(made.protocol.class_names), made.protocol)
     data.plan(made.protocol, [])
-    trainer.predict(method, datamodule=data, return_predictions=False)
+    predict(trainer, method, [method], data)
     done: Precomputed = method.precomputed
     if trainer.is_global_zero:
         for stage in done.stages:

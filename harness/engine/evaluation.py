@@ -1,7 +1,7 @@
 """One evaluation: resume, shard, predict, record, score. The Trainer drives it as a callback."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,17 +10,17 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from harness.data.datamodule import SegmentationData, shard
 from harness.data.protocol import Protocol
+from harness.engine.preparation import Preparation
 from harness.engine.progress import EvaluationProgress
 from harness.engine.result_images import ResultPictures
 from harness.method.method import Prediction, SegmentationMethod
-from harness.results.metric import Areas, SegmentationMetric, confusion_matrix
+from harness.results.metric import Areas, ScoredPixels, SegmentationMetric
 from harness.results.records import Record, RecordWriter, merge
 from harness.results.results import SCHEMA, check_complete, scored
 from harness.results.run_directory import CONFIG, RESULTS, RunDirectory, default_name
 from harness.system import atomic, distributed
 from harness.system.errors import DataError, OvsegError, RunError
 from harness.system.provenance import commit, versions
-from harness.system.sharing import once
 
 
 class Evaluation(Callback):
@@ -34,6 +34,7 @@ class Evaluation(Callback):
         settings: The method's settings, part of the run's identity.
         config: The resolved configuration as YAML, kept beside the results.
         pictures: Which pictures to keep; null keeps none.
+        fingerprint: The data's, if it is known already; it takes a look at every file.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Evaluation(Callback):
         settings: dict[str, Any] | None = None,
         config: str | None = None,
         pictures: ResultPictures | None = None,
+        fingerprint: str | None = None,
     ) -> None:
         self.method = method
         self.data = data
@@ -58,7 +60,7 @@ class Evaluation(Callback):
         self.directory: RunDirectory
         self._run_dir = run_dir
         self._weights = method.weights()
-        self._fingerprint = _fingerprint(data)
+        self._fingerprint = fingerprint or data.fingerprint
         self._mine: list[Record] = []
         self._earlier: list[list[Record]] = []
         self._writer: RecordWriter | None = None
@@ -129,18 +131,33 @@ class Evaluation(Callback):
         for prediction, areas in counted:
             self.record(prediction, areas, seconds)
 
-    def count(self, prediction: Prediction) -> Areas | None:
-        """Compare a prediction with the truth; None for a picture that could not be read.
+    def scored_pixels(self, prediction: Prediction) -> ScoredPixels | None:
+        """The pixels of the truth that are scored; None for an image that could not be read.
 
         Raises:
-            DataError: The picture has no label map.
+            DataError: The image has no label map.
         """
         sample, predicted = prediction
         if predicted is None:
             return None
         if sample.labels is None:
             raise DataError(f"'{sample.id}' has no label map, so it cannot be scored (ovseg segment needs none)")
-        confusion = confusion_matrix(predicted, sample.labels, len(self.vocabulary), self.protocol.ignore_label)
+        return ScoredPixels.of(sample.labels, len(self.vocabulary), self.protocol.ignore_label)
+
+    def count(self, prediction: Prediction, scored: ScoredPixels | None = None) -> Areas | None:
+        """Compare a prediction with the truth; None for an image that could not be read.
+
+        Args:
+            prediction: The image and its label map.
+            scored: What ``scored_pixels`` returned, if it is known already.
+
+        Raises:
+            DataError: The image has no label map.
+        """
+        scored = scored or self.scored_pixels(prediction)
+        if scored is None or prediction.labels is None:
+            return None
+        confusion = scored.confusion(prediction.labels)
         self.metric.add(confusion)
         return Areas.of(confusion)
 
@@ -244,12 +261,6 @@ class Evaluation(Callback):
         atomic.write_json(self.directory.path / RESULTS, results)
 
 
-@once
-def _fingerprint(data: SegmentationData) -> str:
-    """Asked for once, also by many points: it takes the size of every file."""
-    return data.fingerprint
-
-
 def _path(value: object) -> str:
     return f"{type(value).__module__}.{type(value).__qualname__}"
 
@@ -285,16 +296,19 @@ def evaluate(
     if progress is not None:
         progress.metric = evaluation.metric
     trainer.callbacks.append(evaluation)  # type: ignore[attr-defined]
-    predict(trainer, method, data)
+    predict(trainer, method, [method], data)
     return evaluation
 
 
-def predict(trainer: Trainer, module: LightningModule, data: SegmentationData) -> None:
-    """Send the planned pictures through ``predict_step``, on all ranks.
+def predict(
+    trainer: Trainer, module: LightningModule, methods: Sequence[SegmentationMethod], data: SegmentationData
+) -> None:
+    """Prepare methods, then send the planned images through the module's ``predict_step``, on all ranks.
 
     Raises:
         OvsegError: Something that the user can mend; one sentence.
     """
+    trainer.callbacks.append(Preparation(methods))  # type: ignore[attr-defined]
     try:
         trainer.predict(module, datamodule=data, return_predictions=False)
     except DataError as error:

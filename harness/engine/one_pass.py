@@ -1,8 +1,8 @@
 """Several evaluations in one pass over the data: each image goes through the frozen models once.
 
-Points of a study that differ only after feature extraction (N, K, γ, thresholds, refinement, filters) ask the same
-parts for the same features of the same windows; inside ``sharing.shared`` these are computed for the first that asks.
-Every point keeps its own method, run directory and metric, and ends with what a run of its own would have counted.
+Configurations that differ only in what is cheap (N, K, γ, thresholds, refinement, filters) encode alike: the first of
+them encodes an image, and each scores it (``predict_jointly``). Every one keeps its own method, run directory and
+metric, and ends with what a run of its own would have counted.
 """
 
 import time
@@ -12,16 +12,15 @@ from pathlib import Path
 from typing import Any, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import nn
+from torch import Tensor, nn
 
-from harness.artifacts.precompute import precompute_all
 from harness.data.datamodule import Sample, SegmentationData, shard
 from harness.data.protocol import Protocol
 from harness.engine.evaluation import Evaluation, predict
 from harness.engine.result_images import ResultPictures
-from harness.method.method import Prediction, SegmentationMethod
+from harness.method.method import Prediction, SegmentationMethod, predict_jointly
+from harness.results.metric import Areas, ScoredPixels
 from harness.system import distributed
-from harness.system.sharing import shared
 
 # Records are written at once and outlive the process; the disk is waited for only so often, for all points together.
 SYNC_SECONDS = 5.0
@@ -49,7 +48,7 @@ class PointOfPass:
 
 
 class OnePass(LightningModule):
-    """Predicts each picture by every method that still lacks it.
+    """Predicts each image by every method that still lacks it.
 
     Args:
         methods: Loaded, with one store for all.
@@ -63,33 +62,25 @@ class OnePass(LightningModule):
         self.methods = nn.ModuleList(methods)
         self.finished: list[set[int]] = [set() for _ in methods]
 
-    def _methods(self) -> list[SegmentationMethod]:
-        return [cast(SegmentationMethod, method) for method in self.methods]
-
-    def on_predict_start(self) -> None:
-        """Lightning's hook: the models are on the device, the first picture is still to come."""
-        methods = self._methods()
-        with shared():
-            done = precompute_all(methods, methods[0].store)
-            for method, precomputed in zip(methods, done, strict=True):
-                method.trainer = self.trainer
-                method.precomputed = precomputed
-                method.prepare()
-
     def predict_step(self, batch: list[Sample], batch_idx: int) -> list[list[Prediction | None]]:
-        """Per sample and method the prediction, or None where the method has done the picture before.
+        """Per sample and method the prediction, or None where the method has the image from an earlier session.
 
         Raises:
             DataError: As in ``SegmentationMethod.predict_step``.
         """
-        return [self._predict(sample, batch_idx) for sample in batch]
+        return [self._predict(sample) for sample in batch]
 
-    def _predict(self, sample: Sample, batch_idx: int) -> list[Prediction | None]:
-        with shared():
-            return [
-                None if sample.number in finished else method.predict_step([sample], batch_idx)[0]
-                for method, finished in zip(self._methods(), self.finished, strict=True)
-            ]
+    def _predict(self, sample: Sample) -> list[Prediction | None]:
+        methods = [cast(SegmentationMethod, method) for method in self.methods]
+        pending = [index for index, finished in enumerate(self.finished) if sample.number not in finished]
+        predictions: list[Prediction | None] = [None] * len(methods)
+        if pending and methods[pending[0]].readable(sample):
+            labels: list[Tensor | None] = [*predict_jointly([methods[index] for index in pending], sample)]
+        else:
+            labels = [None] * len(pending)
+        for index, label_map in zip(pending, labels, strict=True):
+            predictions[index] = Prediction(sample, label_map)
+        return predictions
 
 
 class EvaluationsTogether(Callback):
@@ -144,13 +135,7 @@ class EvaluationsTogether(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Count each picture for each point and flush the records."""
-        with shared():
-            counted = [
-                (evaluation, prediction, evaluation.count(prediction))
-                for predictions in outputs
-                for evaluation, prediction in zip(self.evaluations, predictions, strict=True)
-                if prediction is not None
-            ]
+        counted = [entry for predictions in outputs for entry in self._count(predictions)]
         seconds = (time.perf_counter() - self._started) / max(len(counted), 1)
         for evaluation, prediction, areas in counted:
             evaluation.record(prediction, areas, seconds, sync=False)
@@ -158,6 +143,16 @@ class EvaluationsTogether(Callback):
             for evaluation in self.evaluations:
                 evaluation.sync()
             self._synced = time.perf_counter()
+
+    def _count(self, predictions: Sequence[Prediction | None]) -> list[tuple[Evaluation, Prediction, Areas | None]]:
+        """Compare one image's predictions with its truth, whose scored pixels are looked up once."""
+        scored: ScoredPixels | None = None
+        counted = []
+        for evaluation, prediction in zip(self.evaluations, predictions, strict=True):
+            if prediction is not None:
+                scored = scored or evaluation.scored_pixels(prediction)
+                counted.append((evaluation, prediction, evaluation.count(prediction, scored)))
+        return counted
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write all results."""
@@ -187,14 +182,24 @@ def evaluate_in_one_pass(points: Sequence[PointOfPass], data: SegmentationData, 
     Raises:
         OvsegError: Something that the user can mend; one sentence.
     """
-    with shared():
-        evaluations = [_ready(point, data) for point in points]
-    module = OnePass([point.method for point in points])
+    fingerprint = data.fingerprint
+    evaluations = [_ready(point, data, fingerprint) for point in points]
+    methods = [point.method for point in points]
+    module = OnePass(methods)
     trainer.callbacks.append(EvaluationsTogether(evaluations, data, module))  # type: ignore[attr-defined]
-    predict(trainer, module, data)
+    predict(trainer, module, methods, data)
     return evaluations
 
 
-def _ready(point: PointOfPass, data: SegmentationData) -> Evaluation:
+def _ready(point: PointOfPass, data: SegmentationData, fingerprint: str) -> Evaluation:
     point.method.make_ready(data.vocabulary_for(point.protocol.class_names), point.protocol)
-    return Evaluation(point.method, data, point.protocol, point.run_dir, point.settings, point.config, point.pictures)
+    return Evaluation(
+        point.method,
+        data,
+        point.protocol,
+        point.run_dir,
+        point.settings,
+        point.config,
+        point.pictures,
+        fingerprint,
+    )

@@ -12,6 +12,7 @@ from harness.data.datamodule import Picture, SegmentationData, shard
 from harness.data.images import EXTENSIONS, read_image
 from harness.data.protocol import Protocol
 from harness.data.vocabulary import Vocabulary
+from harness.engine.evaluation import predict
 from harness.engine.overlay import save_comparison, save_explanation, save_indexed
 from harness.method.method import SegmentationMethod
 from harness.system import distributed
@@ -198,5 +199,5 @@ def segment(
     writer = SegmentWriter(pictures, out, explanations)
     trainer.callbacks.append(writer)  # type: ignore[attr-defined]
     pictures.plan(protocol, shard(range(len(pictures.ids)), trainer.global_rank, trainer.world_size))
-    trainer.predict(method, datamodule=pictures, return_predictions=False)
+    predict(trainer, method, [method], pictures)
     return writer

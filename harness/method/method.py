@@ -1,9 +1,12 @@
 """The contract of a method: ``predict_step`` is written once, here, and sealed; a paper fills in a few hooks."""
 
+from __future__ import annotations
+
+import json
 from abc import abstractmethod
-from collections.abc import Sequence
-from functools import cached_property
-from typing import Any, NamedTuple, final
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import cached_property, partial
+from typing import Any, ClassVar, NamedTuple, final
 
 import numpy as np
 import torch
@@ -11,24 +14,14 @@ import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from harness.artifacts.precompute import precompute
 from harness.artifacts.stage import Precomputed, Stage
 from harness.artifacts.store import ArtifactStore
 from harness.data.datamodule import Sample
 from harness.data.protocol import Protocol
 from harness.data.vocabulary import Vocabulary
-from harness.method.windows import (
-    Box,
-    RunningArgmax,
-    ScoreMap,
-    batches,
-    class_chunks,
-    cut,
-    separable,
-    stitch,
-    stitch_at,
-    window_grid,
-)
+from harness.method.configured import Configured, as_json
+from harness.method.stitching import Stitcher
+from harness.method.windows import Box, ScoreMap, batches, cut, window_grid
 from harness.system.errors import ConfigurationError, DataError
 from harness.system.provenance import hash_weights
 
@@ -79,24 +72,33 @@ class Refiner(torch.nn.Module):
         """
 
 
-class SegmentationMethod(LightningModule):
+class SegmentationMethod(Configured, LightningModule):
     """A training-free open-vocabulary segmentation method.
 
     The life of a method: the constructor keeps settings and loads nothing; ``bind`` gives it vocabulary and protocol;
-    ``load`` builds its frozen models from local files; what its ``stages`` need is made once over all ranks, and
+    ``load`` builds its frozen models from local files; what its ``stages`` need is computed once over all ranks, and
     ``adopt`` gets the bank that ``assemble`` put together; ``prepare`` runs once on the device, before the first image.
-    Then ``predict_step`` does, for every image: ``image_context`` -> windows, batched -> ``window_scores`` ->
-    stitched -> ``fuse`` -> refined -> label map at the ground truth's size.
 
-    A new method subclasses this and fills in ``load`` and ``window_scores``, and what else its paper needs.
+    Then two steps for every image. *Encode* is what the frozen models see: ``encode_image`` on the whole image, and
+    ``encode`` on its windows, in batches. It depends on the settings in ``encode_settings`` alone, so that the engine
+    encodes once for all configurations that agree in these. *Score* is all that is cheap: ``image_context`` decides
+    what concerns the whole image, ``score`` makes score maps of encoded windows; they are stitched, passed through
+    ``fuse``, refined, and compared at the ground truth's size.
+
+    A new method subclasses this and fills in ``load``, ``encode`` and ``score``, and what else its paper needs.
 
     Args:
         window_batch: Windows of one image that go through the models at once.
         background_threshold: Constant score of the background class for methods that do not score it themselves
             (``scores_background`` false); needed only when the vocabulary has a background.
+
+    Attributes:
+        encode_settings: The constructor arguments on which ``encode_image``, ``encode`` and ``windows`` depend; every
+            other one is free to differ between configurations that are evaluated in one pass.
     """
 
     name: str = ""
+    encode_settings: ClassVar[frozenset[str]] = frozenset()
     scores_background: bool = False
 
     vocabulary: Vocabulary
@@ -163,27 +165,40 @@ class SegmentationMethod(LightningModule):
     def adopt(self, bank: dict[str, Tensor]) -> None:
         """Take over the bank, on the CPU and the same on every rank; called before ``prepare``, if there are stages."""
 
-    @final
-    def on_predict_start(self) -> None:
-        """Lightning's hook: the models are on the device, the first image is still to come."""
-        self.precomputed = precompute(self, self.store)
-        self.prepare()
-
-    def image_context(self, sample: Sample) -> Any:
-        """What a method computes once for an image, such as its saliency; handed to the other hooks."""
+    def encode_image(self, sample: Sample) -> Any:
+        """What the frozen models see in the whole image, such as its saliency; depends on ``encode_settings`` alone."""
         return None
+
+    def image_context(self, sample: Sample, image: Any) -> Any:
+        """What is decided once for an image; handed to ``score`` and ``fuse``.
+
+        Args:
+            sample: The image.
+            image: What ``encode_image`` returned.
+        """
+        return image
 
     def windows(self, height: int, width: int) -> list[Box]:
         """Where to look: the protocol's grid, unless the paper looks at several scales."""
         return window_grid(height, width, self.protocol.window, self.protocol.stride)
 
     @abstractmethod
-    def window_scores(self, windows: Tensor, boxes: Sequence[Box], context: Any) -> Sequence[ScoreMap]:
-        """Score some windows of one image.
+    def encode(self, windows: Tensor, boxes: Sequence[Box], image: Any) -> Any:
+        """What the frozen models see in some windows of one image; depends on ``encode_settings`` alone.
 
         Args:
             windows: [B, 3, h, w] uint8 RGB.
             boxes: Where each of the B windows lies.
+            image: What ``encode_image`` returned.
+        """
+
+    @abstractmethod
+    def score(self, encoded: Any, boxes: Sequence[Box], context: Any) -> Sequence[ScoreMap]:
+        """Score encoded windows; ``encoded`` is shared with other configurations and must not be changed.
+
+        Args:
+            encoded: What ``encode`` returned for B windows.
+            boxes: Where each of them lies.
             context: What ``image_context`` returned.
 
         Returns:
@@ -260,28 +275,31 @@ class SegmentationMethod(LightningModule):
         Raises:
             DataError: A sample could not be read and the data says ``on_error: stop``.
         """
-        predictions = []
-        for sample in batch:
-            if sample.error is not None and self.on_error == "stop":
-                raise DataError(f"{sample.error} (--data.on_error skip goes on without it)")
-            predictions.append(Prediction(sample, None if sample.error else self.predict_image(sample)))
-        return predictions
+        return [Prediction(sample, self.predict_image(sample) if self.readable(sample) else None) for sample in batch]
+
+    def readable(self, sample: Sample) -> bool:
+        """Whether the sample was read; one that was not is skipped if the data says so.
+
+        Raises:
+            DataError: It could not be read and the data says ``on_error: stop``.
+        """
+        if sample.error is not None and self.on_error == "stop":
+            raise DataError(f"{sample.error} (--data.on_error skip goes on without it)")
+        return sample.error is None
 
     @final
     def predict_image(self, sample: Sample) -> Tensor:
         """The label map of one sample, [H', W'] uint8 at ``sample.size``."""
-        context = self.image_context(sample)
-        image, size = self._fit(sample.image), sample.image.shape[1:]
-        boxes = self.windows(image.shape[1], image.shape[2])
-        maps: list[list[ScoreMap]] = []
-        for some in batches(boxes, self.window_batch):
-            batched = self.window_scores(cut(image, some), some, context)
-            maps.extend([ScoreMap(m.scores[i : i + 1], m.extent) for m in batched] for i in range(len(some)))
-        # Scores are added and compared in float32 whatever the models' precision.
-        with torch.autocast(image.device.type, enabled=False):
-            return self._label_map(image, maps, boxes, (size[0], size[1]), sample.size, context)
+        return predict_jointly([self], sample)[0]
 
-    def _fit(self, image: Tensor) -> Tensor:
+    @cached_property
+    def encode_key(self) -> Hashable:
+        """Equal for bound methods that encode an image alike: the same parts (as objects), settings and windows."""
+        read = tuple(_encode_key(self.arguments[name]) for name in sorted(self.encode_settings))
+        protocol = self.protocol
+        return type(self), read, protocol.window, protocol.stride, protocol.small_images, protocol.templates
+
+    def fitted(self, image: Tensor) -> Tensor:
         """The image, padded to the window at the bottom and right if the protocol pads small images."""
         window = self.protocol.window
         if self.protocol.small_images != "pad" or window is None:
@@ -289,48 +307,52 @@ class SegmentationMethod(LightningModule):
         bottom, right = max(window - image.shape[1], 0), max(window - image.shape[2], 0)
         return F.pad(image, (0, right, 0, bottom))
 
-    def _label_map(
-        self,
-        image: Tensor,
-        maps: list[list[ScoreMap]],
-        boxes: list[Box],
-        seen: tuple[int, int],
-        size: tuple[int, int],
-        context: Any,
+    def label_map(
+        self, sample: Sample, image: Tensor, maps: list[list[ScoreMap]], boxes: Sequence[Box], context: Any
     ) -> Tensor:
-        """Stitch, fuse, refine, upsample and compare the classes chunk by chunk."""
-        first = 1 if self.vocabulary.background and not self.scores_background else 0
+        """Stitch, fuse, refine, upsample and compare the classes of one image.
+
+        Args:
+            sample: The image.
+            image: [3, H, W] uint8 RGB, as ``fitted``.
+            maps: Per window, its score maps, each with B = 1.
+            boxes: Where each window lies.
+            context: What ``image_context`` returned.
+
+        Returns:
+            [H', W'] uint8 at ``sample.size``.
+        """
+        visible = (sample.image.shape[1], sample.image.shape[2])
         nearest = self.protocol.upsample == "nearest"
-        target = seen if nearest else size
-        argmax = RunningArgmax()
-        if first:
-            constant = float(self.background_threshold or 0.0)
-            argmax.update(torch.full((1, *target), constant, device=image.device, dtype=torch.float32), 0)
-        whole = (image.shape[1], image.shape[2])
-        # Nothing comes between stitching and upsampling.
-        linear = self.refiner is None and type(self).fuse is SegmentationMethod.fuse and separable(maps, boxes)
-        for chunk in class_chunks(len(self.vocabulary) - first, max(target[0], whole[0]), max(target[1], whole[1])):
-            named = slice(chunk.start + first, chunk.stop + first)
-            if linear:
-                planes = stitch_at(maps, boxes, chunk, whole, seen, target)
-            else:
-                in_window = self._refine_window(image, named) if self.protocol.refine == "window" else None
-                planes = stitch(maps, boxes, chunk, whole, in_window)
-                planes = self.fuse(planes[:, : seen[0], : seen[1]], named, context)
-                if self.protocol.refine == "image":
-                    planes = self._refine(image[:, : seen[0], : seen[1]], planes, named)
-                if tuple(planes.shape[1:]) != target:
-                    planes = F.interpolate(planes[None], target, mode="bilinear", align_corners=False)[0]
-            argmax.update(planes, named.start)
-        labels = argmax.labels
-        if nearest and tuple(labels.shape) != size:
-            labels = F.interpolate(labels[None, None], size, mode="nearest")[0, 0]
+        in_window: Callable[[Tensor, Box, slice], Tensor] | None = None
+        if self.refiner is not None and self.protocol.refine == "window":
+            in_window = partial(self._refine_window, image)
+        fuses = type(self).fuse is not SegmentationMethod.fuse
+        refines = self.refiner is not None and self.protocol.refine == "image"
+
+        def on_image(planes: Tensor, classes: slice) -> Tensor:
+            planes = self.fuse(planes, classes, context)
+            return self._refine(image[:, : visible[0], : visible[1]], planes, classes) if refines else planes
+
+        stitcher = Stitcher(
+            maps,
+            boxes,
+            (image.shape[1], image.shape[2]),
+            visible,
+            visible if nearest else sample.size,
+            in_window,
+            on_image if fuses or refines else None,
+        )
+        if self.vocabulary.background and not self.scores_background:
+            labels = stitcher.labels(1, float(self.background_threshold or 0.0))
+        else:
+            labels = stitcher.labels()
+        if nearest and tuple(labels.shape) != sample.size:
+            labels = F.interpolate(labels[None, None], sample.size, mode="nearest")[0, 0]
         return labels
 
-    def _refine_window(self, image: Tensor, classes: slice) -> Any:
-        if self.refiner is None:
-            return None
-        return lambda planes, b: self._refine(image[:, b.top : b.bottom, b.left : b.right], planes, classes)
+    def _refine_window(self, image: Tensor, planes: Tensor, box: Box, classes: slice) -> Tensor:
+        return self._refine(image[:, box.top : box.bottom, box.left : box.right], planes, classes)
 
     def _refine(self, image: Tensor, planes: Tensor, classes: slice) -> Tensor:
         """Refine planes, all but a background that the protocol leaves unrefined."""
@@ -340,3 +362,52 @@ class SegmentationMethod(LightningModule):
         if keep == planes.shape[0]:
             return planes
         return torch.cat([planes[:keep], self.refiner(image, planes[keep:])])
+
+
+def _encode_key(value: Any) -> Hashable:
+    """A setting; of a part which object it is, since where its files lie is no setting."""
+    if isinstance(value, torch.nn.Module):
+        return id(value)
+    if isinstance(value, Mapping):
+        return tuple((key, _encode_key(item)) for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return tuple(map(_encode_key, value))
+    return json.dumps(as_json(value))
+
+
+def predict_jointly(methods: Sequence[SegmentationMethod], sample: Sample) -> list[Tensor]:
+    """Label maps of one sample by several methods on one device; those of equal ``encode_key`` share what they encode.
+
+    A method's label map is the one that it would predict alone.
+
+    Returns:
+        [H', W'] uint8 at ``sample.size``, in the order of the methods.
+    """
+    groups: dict[Hashable, list[int]] = {}
+    for index, method in enumerate(methods):
+        groups.setdefault(method.encode_key if len(methods) > 1 else None, []).append(index)
+    labels: dict[int, Tensor] = {}
+    for indices in groups.values():
+        labels |= zip(indices, _predict_alike([methods[index] for index in indices], sample), strict=True)
+    return [labels[index] for index in range(len(methods))]
+
+
+def _predict_alike(methods: Sequence[SegmentationMethod], sample: Sample) -> list[Tensor]:
+    """Label maps by methods that encode alike: the first encodes, each scores."""
+    first = methods[0]
+    encoded_image = first.encode_image(sample)
+    contexts = [method.image_context(sample, encoded_image) for method in methods]
+    image = first.fitted(sample.image)
+    boxes = first.windows(image.shape[1], image.shape[2])
+    maps: list[list[list[ScoreMap]]] = [[] for _ in methods]
+    for some in batches(boxes, first.window_batch):
+        encoded = first.encode(cut(image, some), some, encoded_image)
+        for method, context, collected in zip(methods, contexts, maps, strict=True):
+            scored = method.score(encoded, some, context)
+            collected.extend([ScoreMap(m.scores[i : i + 1], m.extent) for m in scored] for i in range(len(some)))
+    # Scores are added and compared in float32 whatever the models' precision.
+    with torch.autocast(image.device.type, enabled=False):
+        return [
+            method.label_map(sample, image, collected, boxes, context)
+            for method, context, collected in zip(methods, contexts, maps, strict=True)
+        ]

@@ -1,19 +1,13 @@
-"""The window grid, score maps, and their stitching into a label map without ever holding all classes at full size."""
+"""The window grid, windows cut from an image, and the score maps that a method gives for them."""
 
-from collections.abc import Callable, Sequence
-from functools import lru_cache, reduce
-from operator import add
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from harness.system.sharing import once
-
 # Score planes held at once, in float32 elements (64 MiB); more classes are stitched chunk by chunk.
 PLANE_BUDGET = 2**24
-# Of them, compared at once on a CPU (1 MiB).
-CACHED = 2**18
 
 
 class Box(NamedTuple):
@@ -73,52 +67,9 @@ def batches(boxes: Sequence[Box], size: int) -> list[list[Box]]:
     return found
 
 
-@once
 def cut(image: Tensor, boxes: Sequence[Box]) -> Tensor:
     """The windows of an image [3, H, W], all of one size: [B, 3, h, w]."""
     return torch.stack([image[:, box.top : box.bottom, box.left : box.right] for box in boxes])
-
-
-def _bilinear(length: int, cells: int, start: float, end: float) -> Tensor:
-    """[length, cells] float64 weights from ``cells`` cell centres, evenly covering [start, end], to pixel centres.
-
-    Pixels beyond the outermost centres take the outermost value.
-    """
-    pixels = torch.arange(length, dtype=torch.float64) + 0.5
-    position = ((pixels - start) / (end - start) * cells - 0.5).clamp(0, cells - 1)
-    lower = position.floor().long().clamp(max=max(cells - 2, 0))
-    weight = position - lower
-    matrix = torch.zeros(length, cells, dtype=torch.float64)
-    matrix.scatter_(1, lower[:, None], (1 - weight)[:, None])
-    if cells > 1:
-        matrix.scatter_(1, lower[:, None] + 1, weight[:, None])
-    return matrix
-
-
-@lru_cache(maxsize=256)
-def _interpolation(length: int, cells: int, start: float, end: float, device: torch.device) -> Tensor:
-    """``_bilinear`` as float32 on a device."""
-    return _bilinear(length, cells, start, end).float().to(device)
-
-
-def upsample(scores: Tensor, size: tuple[int, int], extent: tuple[float, float, float, float] | None = None) -> Tensor:
-    """Bilinear resampling of grid scores to pixels (align_corners false).
-
-    Args:
-        scores: [C, grid height, grid width] float32.
-        size: (height, width) of the window in pixels.
-        extent: As in ``ScoreMap``.
-
-    Returns:
-        [C, height, width] float32; ``scores`` itself if there is nothing to do.
-    """
-    if extent is None and tuple(scores.shape[1:]) == size:
-        return scores
-    top, left, bottom, right = extent or (0.0, 0.0, *map(float, size))
-    rows = _interpolation(size[0], scores.shape[1], top, bottom, scores.device)
-    columns = _interpolation(size[1], scores.shape[2], left, right, scores.device)
-    # Two small products take a fifth of the time of F.interpolate on a CPU.
-    return rows @ scores @ columns.T
 
 
 def class_chunks(classes: int, height: int, width: int, budget: int | None = None) -> list[slice]:
@@ -128,185 +79,3 @@ def class_chunks(classes: int, height: int, width: int, budget: int | None = Non
     """
     step = max(1, (PLANE_BUDGET if budget is None else budget) // (height * width))
     return [slice(start, min(start + step, classes)) for start in range(0, classes, step)]
-
-
-def stitch(
-    maps: Sequence[Sequence[ScoreMap]],
-    boxes: Sequence[Box],
-    classes: slice,
-    size: tuple[int, int],
-    refine: Callable[[Tensor, Box], Tensor] | None = None,
-) -> Tensor:
-    """Scores of some classes over the whole image: each window's maps averaged, then windows averaged by their count.
-
-    Args:
-        maps: Per window, its score maps, each with B = 1.
-        boxes: Where each window lies.
-        classes: Which classes to stitch.
-        size: (height, width) of the resized image.
-        refine: Applied to each window's planes [C, h, w] before they are added.
-
-    Returns:
-        [C, height, width] float32.
-    """
-    first = maps[0][0].scores
-    planes = torch.zeros(classes.stop - classes.start, *size, device=first.device, dtype=torch.float32)
-    count = torch.zeros(size, device=first.device, dtype=torch.float32)
-    for window_maps, box in zip(maps, boxes, strict=True):
-        window = upsample(window_maps[0].scores[0, classes].float(), box.size, window_maps[0].extent)
-        for each in window_maps[1:]:
-            # Not in place: a map that has the window's size already is not copied.
-            window = window + upsample(each.scores[0, classes].float(), box.size, each.extent)
-        if len(window_maps) > 1:
-            window = window / len(window_maps)
-        if refine is not None:
-            window = refine(window, box)
-        planes[:, box.top : box.bottom, box.left : box.right] += window
-        count[box.top : box.bottom, box.left : box.right] += 1
-    return planes.div_(count)
-
-
-class Axis(NamedTuple):
-    """One direction of a picture and its windows, in pixels of the resized image.
-
-    Attributes:
-        length: Of the image that the windows cover.
-        seen: Of it, how much is no padding.
-        target: Pixels that the seen part is resampled to.
-        starts: Of the windows.
-        window: Their length.
-    """
-
-    length: int
-    seen: int
-    target: int
-    starts: tuple[int, ...]
-    window: int
-
-
-@lru_cache(maxsize=256)
-def _stitching(axis: Axis, cells: int, start: float, end: float, device: torch.device) -> Tensor:
-    """[target, windows * cells] float32: what each cell of the windows along an axis gives to a pixel of the result."""
-    weights = torch.zeros(axis.length, len(axis.starts), cells, dtype=torch.float64)
-    count = torch.zeros(axis.length, 1, 1, dtype=torch.float64)
-    for number, first in enumerate(axis.starts):
-        weights[first : first + axis.window, number] = _bilinear(axis.window, cells, start, end)
-        count[first : first + axis.window] += 1
-    stitched = (weights / count)[: axis.seen].flatten(1)
-    if axis.target != axis.seen:
-        stitched = _bilinear(axis.target, axis.seen, 0, axis.target) @ stitched
-    return stitched.float().to(device)
-
-
-def _rows_and_columns(boxes: Sequence[Box]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Where rows and columns of windows begin."""
-    return tuple(sorted({box.top for box in boxes})), tuple(sorted({box.left for box in boxes}))
-
-
-def separable(maps: Sequence[Sequence[ScoreMap]], boxes: Sequence[Box]) -> bool:
-    """Whether ``stitch_at`` serves: windows in rows and columns, all with the same coarse grids.
-
-    Scores of (nearly) every pixel are stitched sooner by adding them.
-    """
-    tops, lefts = _rows_and_columns(boxes)
-    height, width = boxes[0].size
-    if list(boxes) != [Box(top, left, top + height, left + width) for top in tops for left in lefts]:
-        return False
-    grids = {tuple((each.scores.shape[2:], each.extent) for each in window) for window in maps}
-    return len(grids) == 1 and all(2 * h <= height and 2 * w <= width for (h, w), _ in next(iter(grids)))
-
-
-def stitch_at(
-    maps: Sequence[Sequence[ScoreMap]],
-    boxes: Sequence[Box],
-    classes: slice,
-    size: tuple[int, int],
-    seen: tuple[int, int],
-    target: tuple[int, int],
-) -> Tensor:
-    """``stitch``, cropped to ``seen`` and resampled bilinearly to ``target``, by two products per score map.
-
-    All of it is linear in the scores, and rows are treated alike, as are columns. Equal up to rounding.
-
-    Args:
-        maps: As for ``stitch``; ``separable``.
-        boxes: Likewise.
-        classes: Likewise.
-        size: Likewise.
-        seen: (height, width) of the part of the resized image that is no padding.
-        target: (height, width) of the result.
-
-    Returns:
-        [C, *target] float32.
-    """
-    tops, lefts = _rows_and_columns(boxes)
-    height, width = boxes[0].size
-    down = Axis(size[0], seen[0], target[0], tops, height)
-    across = Axis(size[1], seen[1], target[1], lefts, width)
-
-    def resampled(number: int) -> Tensor:
-        scores, extent = maps[0][number]
-        top, left, bottom, right = extent or (0.0, 0.0, float(height), float(width))
-        rows = _stitching(down, scores.shape[2], top, bottom, scores.device)
-        columns = _stitching(across, scores.shape[3], left, right, scores.device)
-        grid = torch.stack([window[number].scores[0, classes].float() for window in maps])
-        # [windows down, windows across, C, h, w] -> [C, windows down * h, windows across * w]
-        grid = grid.unflatten(0, (len(tops), len(lefts))).permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
-        return rows @ (grid @ columns.T)
-
-    count = len(maps[0])
-    planes = reduce(add, map(resampled, range(count)))
-    return planes / count if count > 1 else planes
-
-
-def first_highest(planes: Tensor) -> tuple[Tensor, Tensor]:
-    """What ``planes.max(dim=0)`` gives, sooner on a CPU, where that is what costs most after a method's own work.
-
-    Args:
-        planes: [C, H, W] float32 without NaN.
-
-    Returns:
-        The highest score and the first class that has it, [H, W] each; classes as float32 on a CPU.
-    """
-    if planes.device.type != "cpu":
-        highest = planes.max(dim=0)
-        return highest.values, highest.indices
-    classes, pixels = len(planes), planes.flatten(1)
-    numbers = torch.arange(classes, dtype=planes.dtype)[:, None]
-    best, labels = [], []
-    # Few enough pixels at once that everything stays in the processor's cache.
-    for some in pixels.split(max(1, CACHED // classes), dim=1):
-        best.append(some.amax(dim=0))
-        lower = torch.lt(some, best[-1], out=torch.empty_like(some))
-        labels.append(lower.mul_(classes).add_(numbers).amin(dim=0))
-    return torch.cat(best).view(planes.shape[1:]), torch.cat(labels).view(planes.shape[1:])
-
-
-class RunningArgmax:
-    """The argmax over classes, fed with chunks of planes in ascending class order; of equal scores the first wins."""
-
-    def __init__(self) -> None:
-        self._best: Tensor | None = None
-        self._labels: Tensor | None = None
-
-    def update(self, planes: Tensor, first_class: int) -> None:
-        """Compare [C, H, W] planes of classes ``first_class``, ``first_class + 1``, ... with the best so far."""
-        best, labels = first_highest(planes)
-        labels = (labels + first_class).to(torch.uint8)
-        if self._best is None or self._labels is None:
-            self._best, self._labels = best, labels
-            return
-        better = best > self._best
-        self._best = torch.where(better, best, self._best)
-        self._labels = torch.where(better, labels, self._labels)
-
-    @property
-    def labels(self) -> Tensor:
-        """[H, W] uint8 class indices.
-
-        Raises:
-            RuntimeError: Nothing was compared yet.
-        """
-        if self._labels is None:
-            raise RuntimeError("the argmax of no planes was asked for")
-        return self._labels

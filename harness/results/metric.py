@@ -3,12 +3,37 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from harness.system.sharing import once
+
+class ScoredPixels(NamedTuple):
+    """The pixels of a label map that are scored; shared by all predictions of one image.
+
+    Attributes:
+        places: [N] int64, their indices in the flattened label map.
+        rows: [N] int64, label times ``classes``: where each pixel's row begins in a flattened confusion matrix.
+        classes: Number of classes.
+    """
+
+    places: Tensor
+    rows: Tensor
+    classes: int
+
+    @classmethod
+    def of(cls, labels: Tensor, classes: int, ignore_label: int = 255) -> "ScoredPixels":
+        """The pixels of [H, W] integer ``labels`` that are not ``ignore_label``."""
+        flat = labels.flatten()
+        places = (flat != ignore_label).nonzero().squeeze(1)
+        return cls(places, flat.index_select(0, places).long() * classes, classes)
+
+    def confusion(self, prediction: Tensor) -> Tensor:
+        """[classes, classes] int64 of a prediction, [H, W] integers in [0, classes); rows are labels."""
+        pairs = self.rows + prediction.flatten().index_select(0, self.places)
+        return torch.bincount(pairs, minlength=self.classes**2).reshape(self.classes, self.classes)
 
 
 def confusion_matrix(prediction: Tensor, labels: Tensor, classes: int, ignore_label: int = 255) -> Tensor:
@@ -23,17 +48,7 @@ def confusion_matrix(prediction: Tensor, labels: Tensor, classes: int, ignore_la
     Returns:
         [classes, classes] int64; rows are labels, columns predictions.
     """
-    places, rows = _scored(labels, classes, ignore_label)
-    pairs = rows + prediction.flatten().index_select(0, places)
-    return torch.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
-
-
-@once
-def _scored(labels: Tensor, classes: int, ignore_label: int) -> tuple[Tensor, Tensor]:
-    """Where the pixels lie that are scored, and which of [classes * classes] pairs each one's row begins with."""
-    flat = labels.flatten()
-    places = (flat != ignore_label).nonzero().squeeze(1)
-    return places, flat.index_select(0, places).long() * classes
+    return ScoredPixels.of(labels, classes, ignore_label).confusion(prediction)
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from harness.system.sharing import once
-
 PACKAGES = (
     "ovseg",
     "torch",
@@ -60,7 +58,6 @@ def commit() -> str | None:
         return None
 
 
-@once
 def hash_weights(module: nn.Module) -> str:
     """16 hex digits of the SHA-256 over names, shapes, dtypes and bytes of all parameters and buffers."""
     return hash_tensors(module.state_dict())[:16]

@@ -82,11 +82,11 @@ class HubCLIPSeg(HubImageText):
         return [output.hidden_states[layer + 1] for layer in self.model.extract_layers]
 
     @once
-    def masks(self, images: Tensor, conditions: Tensor, stride: int = 1) -> Tensor:
-        """Masks of pictures for texts.
+    def masks(self, activations: list[Tensor], conditions: Tensor, stride: int = 1) -> Tensor:
+        """Masks of images for texts.
 
         Args:
-            images: [B, 3, h, w] uint8 RGB.
+            activations: Of B images, as ``activations`` gives them.
             conditions: [C, D], texts as ``embed_text`` gives them.
             stride: Pixels of the squashed picture per score; scores are averaged over them.
 
@@ -94,16 +94,15 @@ class HubCLIPSeg(HubImageText):
             [B, C, ⌈size / stride⌉, ⌈size / stride⌉] float32 in [0, 1].
         """
         side = -(-self.size // stride)
-        levels = self.activations(images)
         return torch.stack(
             [
                 torch.cat(
                     [
-                        self._decode([level[row : row + 1] for level in levels], some, side)
+                        self._decode([level[row : row + 1] for level in activations], some, side)
                         for some in conditions.split(self.class_batch)
                     ]
                 )
-                for row in range(len(images))
+                for row in range(len(activations[0]))
             ]
         )
 

@@ -8,7 +8,7 @@ released; facts of FreeDA, its successor by the same authors, are from aimagelab
 from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +20,6 @@ from harness.data.datamodule import Sample
 from harness.method.method import Evidence, Refiner, SegmentationMethod
 from harness.method.windows import Box, ScoreMap, class_chunks
 from harness.system.errors import ConfigurationError
-from harness.system.sharing import once
 from methods.backbones.diffusion import TextToImage
 from methods.backbones.features import FeatureExtractor
 from methods.backbones.image_text import ImageText
@@ -35,6 +34,24 @@ from methods.support.attribution import Attribution
 from methods.support.provenance import stretch, winners
 
 Sigmoid = Literal["each", "mixed"]
+
+
+class Matched(NamedTuple):
+    """What is matched in some windows.
+
+    Attributes:
+        embeddings: [P, D] float32 of unit length: all windows' regions, then all windows' patches.
+        num_regions: How many of them are regions.
+        shown: [B, rows, columns] int64, which of the P a pixel shows, see ``cover``; None without regions.
+        num_windows: B.
+        grid: (height, width) of a window's patches.
+    """
+
+    embeddings: Tensor
+    num_regions: int
+    shown: Tensor | None
+    num_windows: int
+    grid: tuple[int, int]
 
 
 class FOSSIL(SegmentationMethod):
@@ -72,6 +89,7 @@ class FOSSIL(SegmentationMethod):
     """
 
     name = "fossil"
+    encode_settings = frozenset({"extractor", "regions", "regions_on", "score_stride"})
 
     def __init__(
         self,
@@ -177,21 +195,36 @@ class FOSSIL(SegmentationMethod):
 
     # Section 3.5: inference.
 
-    def image_context(self, sample: Sample) -> Tensor | None:
+    def encode_image(self, sample: Sample) -> Tensor | None:
         """The regions of the whole image, [L, H, W] bool, if they are not found window by window."""
         if self.regions is None or self.regions_on == "window":
             return None
         return self.regions.masks(sample.image)
 
-    def window_scores(self, windows: Tensor, boxes: Sequence[Box], context: Tensor | None) -> list[ScoreMap]:
-        """s̄ of every region and concept, painted where the region lies."""
+    def encode(self, windows: Tensor, boxes: Sequence[Box], image: Tensor | None) -> Matched:
+        """v_R of every region and patch (Eq. 4), and where each is visible."""
         features = self.extractor.features(windows).float()
+        grid = (features.shape[2], features.shape[3])
         if self.regions is None:
-            # Every patch a region of its own, [B, C, h, w].
-            shape = (len(features), *features.shape[2:])
-            return [ScoreMap(self.similarity(by_patch(features)).unflatten(1, shape).transpose(0, 1))]
-        masks = [self._masks(window, box, context) for window, box in zip(windows, boxes, strict=True)]
-        return [ScoreMap(self._painted(features, masks))]
+            # Every patch is a region of its own.
+            return Matched(unit(by_patch(features)), 0, None, len(features), grid)
+        masks = [self._masks(window, box, image) for window, box in zip(windows, boxes, strict=True)]
+        embeddings, shown = lay_out(features, masks, self.score_stride)
+        return Matched(unit(embeddings), sum(map(len, masks)), shown, len(features), grid)
+
+    def score(self, encoded: Matched, boxes: Sequence[Box], context: Tensor | None) -> list[ScoreMap]:
+        """s̄ of every region and concept, where the region lies; elsewhere of the patch, or between patches."""
+        scores = self._similarities(encoded.embeddings)
+        patches = scores[:, encoded.num_regions :].unflatten(1, (encoded.num_windows, *encoded.grid)).transpose(0, 1)
+        if encoded.shown is None:
+            return [ScoreMap(patches)]
+        shown = encoded.shown
+        masked = scores.index_select(1, shown.flatten()).unflatten(1, shown.shape).transpose(0, 1)
+        if self.uncovered == "patch":
+            return [ScoreMap(masked)]
+        # As the engine resamples them where there are no regions at all.
+        between = F.interpolate(patches, shown.shape[1:], mode="bilinear")
+        return [ScoreMap(torch.where(shown[:, None] < encoded.num_regions, masked, between))]
 
     def _masks(self, window: Tensor, box: Box, context: Tensor | None) -> Tensor:
         """M: the regions in a window, [L, h, w] bool, none empty."""
@@ -204,27 +237,6 @@ class FOSSIL(SegmentationMethod):
         cut = whole[:, box.top : box.bottom, box.left : box.right]
         return cut[cut.flatten(1).any(dim=1)]
 
-    def _painted(self, features: Tensor, masks: Sequence[Tensor]) -> Tensor:
-        """The scores of the region that covers a pixel, or else of its patch, or between patches.
-
-        Args:
-            features: [B, D, h, w].
-            masks: Per window [L, height, width] bool.
-
-        Returns:
-            [B, C, rows, columns], one score every ``score_stride`` pixels.
-        """
-        embeddings, shown = lay_out(features, masks, self.score_stride)
-        scores = self.similarity(embeddings)
-        painted = scores.index_select(1, shown.flatten()).unflatten(1, shown.shape).transpose(0, 1)
-        if self.uncovered == "patch":
-            return painted
-        # As the engine stretches them where there are no regions at all.
-        regions = sum(map(len, masks))
-        patches = scores[:, regions:].unflatten(1, (len(features), *features.shape[2:])).transpose(0, 1)
-        between = F.interpolate(patches, shown.shape[1:], mode="bilinear")
-        return torch.where(shown[:, None] < regions, painted, between)
-
     def similarity(self, embeddings: Tensor) -> Tensor:
         """s̄(v_R, c) of every region with every concept (Eq. 5).
 
@@ -234,6 +246,10 @@ class FOSSIL(SegmentationMethod):
         Returns:
             [C, ...] float32.
         """
+        return self._similarities(unit(embeddings))
+
+    def _similarities(self, embeddings: Tensor) -> Tensor:
+        """``similarity`` of embeddings of unit length."""
         most, length = self._prototypes.shape[1], embeddings.shape[:-1].numel()
         parts = [
             mean_and_maximum(self._prototypes[some], self._count[some], embeddings, self.sigmoid)
@@ -276,27 +292,25 @@ class FOSSIL(SegmentationMethod):
         return Evidence(label, title, picture.permute(1, 2, 0).numpy(), region.numpy())
 
 
-@once
 def unit(vectors: Tensor) -> Tensor:
-    """[..., D] of any length -> of length 1; several points have one tensor for equal banks, and for what they see."""
-    return F.normalize(vectors, dim=-1)
+    """[..., D] of any length -> float32 of length 1."""
+    return F.normalize(vectors.float(), dim=-1)
 
 
-@once
 def mean_and_maximum(prototypes: Tensor, count: Tensor, regions: Tensor, sigmoid: Sigmoid) -> tuple[Tensor, Tensor]:
     """What Eq. 5 mixes: the mean and the maximum of a region's similarities with a concept's prototypes.
 
     Args:
         prototypes: [C, K, D] of C concepts, of unit length.
         count: [C], how many prototypes each concept has; the rest of the K do not count.
-        regions: [..., D].
+        regions: [..., D], of unit length.
         sigmoid: As in ``FOSSIL``.
 
     Returns:
         [C, ...] each.
     """
     shape = regions.shape[:-1]
-    cosines = prototypes @ unit(regions.float().flatten(0, -2)).T
+    cosines = prototypes @ regions.flatten(0, -2).T
     similarities = cosines.sigmoid() if sigmoid == "each" else cosines
     there = (torch.arange(cosines.shape[1], device=count.device) < count[:, None])[:, :, None]
     if there.all():
@@ -313,13 +327,11 @@ def mix(mean: Tensor, maximum: Tensor, gamma: float, sigmoid: Sigmoid = "each") 
     return mixed if sigmoid == "each" else mixed.sigmoid()
 
 
-@once
 def by_patch(features: Tensor) -> Tensor:
     """[B, D, h, w] -> [B * h * w, D]."""
     return features.permute(0, 2, 3, 1).flatten(0, 2)
 
 
-@once
 def lay_out(features: Tensor, masks: Sequence[Tensor], stride: int) -> tuple[Tensor, Tensor]:
     """All that is matched in some windows, and where it is seen.
 

@@ -5,7 +5,7 @@ CLIP's encoders. Facts that only the release has are from bcorrad/FreeSegDiff-re
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,6 +23,20 @@ from methods.support.nouns import NounReader, SpacyNouns
 
 UNLABELED = -1
 View = Literal["whole", "centre", "box"]
+
+
+class EncodedImage(NamedTuple):
+    """What the frozen models see in an image.
+
+    Attributes:
+        caption: One sentence; None without a captioner.
+        masks: [K, h, w] bool, B_v of every region.
+        embeddings: [K, D] float32, V of every region.
+    """
+
+    caption: str | None
+    masks: Tensor
+    embeddings: Tensor
 
 
 class FreeSegDiff(SegmentationMethod):
@@ -76,6 +90,7 @@ class FreeSegDiff(SegmentationMethod):
 
     name = "freeseg_diff"
     scores_background = True
+    encode_settings = frozenset({"regions", "clip", "captioner", "fill", "view"})
 
     def __init__(
         self,
@@ -139,27 +154,35 @@ class FreeSegDiff(SegmentationMethod):
         if self.captioner is not None and not self.names_found:
             self.candidates.prepare(self._names, self.clip)
 
-    def image_context(self, sample: Sample) -> Tensor:
-        """The four steps of Section 3.1 on the whole picture: its label map, [h, w] at the size of ``sample.image``."""
-        candidates = self._candidate_classes(sample)  # 3.1.1
-        masks = self.regions.masks(sample.image)  # 3.1.2
-        names = self._classify(sample.image, masks, candidates)  # 3.1.3
-        return self._refined_map(sample.image, masks, names)
+    def encode_image(self, sample: Sample) -> EncodedImage:
+        """What the frozen models see in the whole image: its caption, its regions (3.1.2), and V of each region."""
+        caption = None if self.captioner is None else self._caption(sample.original, sample.id)
+        masks = self.regions.masks(sample.image)
+        embeddings = [self.clip.encode_images(self._seen(sample.image, mask)[None]) for mask in masks]
+        return EncodedImage(caption, masks, torch.cat(embeddings).float())
+
+    def image_context(self, sample: Sample, image: EncodedImage) -> Tensor:
+        """The rest of Section 3.1: the label map, [h, w] at the size of ``sample.image``."""
+        candidates = self._candidate_classes(image.caption)  # 3.1.1
+        names = self._classify(image.embeddings, candidates)  # 3.1.3
+        return self._refined_map(sample.image, image.masks, names)
 
     # Section 3.1.1: candidate classes filtering.
 
-    def _keywords(self, image: Tensor, title: str) -> list[str]:
-        """The nouns of the picture's caption, singular, each once."""
+    def _caption(self, image: Tensor, title: str) -> str:
         if self.captioner is None:
             raise ConfigurationError("without --classes there must be a captioner: method.captioner is null")
-        caption = stored_caption(self.captioner, self.weights().get("captioner"), image, self.store, title)
+        return stored_caption(self.captioner, self.weights().get("captioner"), image, self.store, title)
+
+    def _keywords(self, caption: str) -> list[str]:
+        """The nouns of a caption, singular, each once."""
         return list(dict.fromkeys(noun.lemma for noun in self.nouns.nouns(caption)))
 
-    def _candidate_classes(self, sample: Sample) -> Tensor:
-        """C' as a mask over the names, [C] bool."""
-        if self.captioner is None:
+    def _candidate_classes(self, caption: str | None) -> Tensor:
+        """C' as a mask over the names, [C] bool; all of them without a caption."""
+        if caption is None:
             return torch.ones(len(self._names), dtype=torch.bool)
-        keywords = self._keywords(sample.original, sample.id)
+        keywords = self._keywords(caption)
         if self.names_found:
             return torch.tensor([name in keywords for name in self._names])
         chosen = torch.zeros(len(self._names), dtype=torch.bool)
@@ -181,14 +204,13 @@ class FreeSegDiff(SegmentationMethod):
         Raises:
             ConfigurationError: There is no captioner.
         """
-        return tuple(self._keywords(image, "a picture"))
+        return tuple(self._keywords(self._caption(image, "an image")))
 
     # Section 3.1.3: masks classification and refinement.
 
-    def _classify(self, image: Tensor, masks: Tensor, candidates: Tensor) -> list[int]:
-        """The name of each region, or UNLABELED."""
-        embedded = torch.cat([self.clip.encode_images(self._seen(image, mask)[None]) for mask in masks])
-        cosines = (embedded.float() @ self._text.float().T).cpu()
+    def _classify(self, embeddings: Tensor, candidates: Tensor) -> list[int]:
+        """The name of each region, or UNLABELED; from V of the regions, [K, D]."""
+        cosines = (embeddings @ self._text.float().T).cpu()
         if self.names_found and candidates.any():
             # The words of other pictures do not compete.
             cosines = cosines.masked_fill(~candidates, -torch.inf)
@@ -242,10 +264,12 @@ class FreeSegDiff(SegmentationMethod):
         """The picture is seen whole."""
         return [Box(0, 0, height, width)]
 
-    def window_scores(self, windows: Tensor, boxes: Sequence[Box], context: Tensor) -> list[ScoreMap]:
-        """Nothing: ``image_context`` decided on the whole picture, and ``fuse`` draws its planes class by class."""
-        classes = len(self.vocabulary)
-        return [ScoreMap(torch.zeros(len(windows), classes, 1, 1, device=windows.device))]
+    def encode(self, windows: Tensor, boxes: Sequence[Box], image: EncodedImage) -> None:
+        """Nothing: ``encode_image`` has seen the whole image."""
+
+    def score(self, encoded: None, boxes: Sequence[Box], context: Tensor) -> list[ScoreMap]:
+        """Nothing: ``image_context`` decided on the whole image, and ``fuse`` gives its planes class by class."""
+        return [ScoreMap(torch.zeros(len(boxes), len(self.vocabulary), 1, 1, device=context.device))]
 
     def fuse(self, planes: Tensor, classes: slice, context: Tensor) -> Tensor:
         """1 where the label map has a class, else 0."""

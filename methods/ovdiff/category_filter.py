@@ -42,16 +42,15 @@ class CategoryFilter:
         # The combinations of categories that often come together are asked for again and again.
         self._combined = lru_cache(maxsize=4096)(self._encode)
 
-    def __call__(self, image: Tensor) -> list[int]:
-        """The categories that are taken to be in the picture.
+    def __call__(self, embedded: Tensor) -> list[int]:
+        """The categories that are taken to be in an image.
 
         Args:
-            image: [3, h, w] uint8 RGB.
+            embedded: [D], its embedding by ``clip``.
 
         Returns:
             Indices into ``names``, ascending; at least one.
         """
-        embedded = self.clip.encode_images(image[None])[0]
         cosines = self._single @ embedded
         share = (cosines * self.scale).softmax(dim=0)
         order = share.argsort(descending=True, stable=True)[: self.most].tolist()

@@ -79,6 +79,7 @@ class OVDiff(SegmentationMethod):
 
     name = "ovdiff"
     scores_background = True
+    encode_settings = frozenset({"extractors", "clip", "extra_windows", "whole_image"})
 
     def __init__(
         self,
@@ -241,12 +242,16 @@ class OVDiff(SegmentationMethod):
                 self.clip, asked, self.most_categories, scale=self.filter_scale, multi_label=self.multi_label
             )
 
-    def image_context(self, sample: Sample) -> frozenset[int]:
+    def encode_image(self, sample: Sample) -> Tensor | None:
+        """CLIP's embedding of the image, [D], for category pre-filtering."""
+        return None if self.clip is None else self.clip.encode_images(sample.image[None])[0]
+
+    def image_context(self, sample: Sample, image: Tensor | None) -> frozenset[int]:
         """C' ⊆ C: the categories that appear in the image, as indices of the foreground."""
         everything = frozenset(range(len(self.vocabulary.foreground)))
-        if self._filter is None:
+        if self._filter is None or image is None:
             return everything
-        present = {self._filtered[index] for index in self._filter(sample.image)}
+        present = {self._filtered[index] for index in self._filter(image)}
         return frozenset(present | (everything - set(self._filtered)))
 
     def windows(self, height: int, width: int) -> list[Box]:
@@ -256,13 +261,16 @@ class OVDiff(SegmentationMethod):
             boxes += window_grid(height, width, side, self.protocol.stride)
         return boxes + ([Box(0, 0, height, width)] if self.whole_image else [])
 
-    def window_scores(self, windows: Tensor, boxes: Sequence[Box], context: frozenset[int]) -> list[ScoreMap]:
+    def encode(self, windows: Tensor, boxes: Sequence[Box], image: Tensor | None) -> dict[str, Tensor]:
+        """Φ_v(I) of every extractor, [B, D, h, w] normalised."""
+        return {
+            name: F.normalize(extractor.features(windows).float(), dim=1)
+            for name, extractor in self._extractors().items()
+        }
+
+    def score(self, encoded: dict[str, Tensor], boxes: Sequence[Box], context: frozenset[int]) -> list[ScoreMap]:
         """The highest s(Φ_v(I), P) over P, per class and extractor (Eq. 4); the engine averages and compares."""
-        maps = []
-        for name, extractor in self._extractors().items():
-            features = F.normalize(extractor.features(windows).float(), dim=1)
-            maps.append(ScoreMap(self._match(features, name, context)))
-        return maps
+        return [ScoreMap(self._match(features, name, context)) for name, features in encoded.items()]
 
     def _match(self, features: Tensor, extractor: str, present: frozenset[int]) -> Tensor:
         """[B, D, h, w] normalised features -> [B, C, h, w] cosines; absent classes get ABSENT."""
@@ -288,7 +296,7 @@ class OVDiff(SegmentationMethod):
 
     def explain(self, sample: Sample, labels: Tensor, most: int = 3) -> list[Evidence]:
         """For each class found, the support regions whose prototypes decided most of it, over all extractors."""
-        present = self.image_context(sample)
+        present = self.image_context(sample, self.encode_image(sample))
         evidence = []
         for label in labels.unique().tolist():
             votes: Counter[tuple[str, int, int]] = Counter()

@@ -24,6 +24,7 @@ from methods.backbones.pixels import IMAGENET_MEAN, IMAGENET_STD, normalise
 from methods.maskclip import denoise, smooth
 from miniature import tokenizer as clip_words
 from miniature.datamodule import Miniature
+from tests.methods.doubles import window_scores
 from tests.running import REPOSITORY
 
 CLIP = "local-dir:miniature/weights/clip"
@@ -135,7 +136,7 @@ def test_scores_are_cosines_with_the_templates_mean() -> None:
     method = ready(CLIPDense(patches(), background_threshold=0.3))
     windows = pictures()
     text = method.clip.clip.encode_classes(WORDS.foreground, PROTOCOL.templates)
-    found = method.window_scores(windows, [], None)[0]
+    found = window_scores(method, windows)[0]
     expected = (method.clip.tokens(windows).embeddings[:, None] * text[None, :, :, None, None]).sum(dim=2)
     torch.testing.assert_close(found.scores, expected)
     assert found.scores.dtype == torch.float32
@@ -143,7 +144,7 @@ def test_scores_are_cosines_with_the_templates_mean() -> None:
     torch.testing.assert_close(own.text, own.clip.encode_classes(WORDS.foreground, ["{}"]))
     assert not torch.allclose(own.text, method.text)
     warm = ready(CLIPDense(patches(), temperature=0.1, background_threshold=0.3))
-    torch.testing.assert_close(warm.window_scores(windows, [], None)[0].scores, (expected / 0.1).softmax(dim=1))
+    torch.testing.assert_close(window_scores(warm, windows)[0].scores, (expected / 0.1).softmax(dim=1))
 
 
 @torch.inference_mode()
@@ -193,7 +194,7 @@ def test_values_are_those_of_the_last_layer_without_attention(residual: bool) ->
     assert not torch.allclose(found.embeddings, clip.tokens(images).embeddings, atol=1e-2)
     method = ready(MaskCLIP(patches(), residual=residual, background_threshold=0.1))
     expected = torch.einsum("bdhw,cd->bchw", found.embeddings, method.text)
-    torch.testing.assert_close(method.window_scores(images, [], None)[0].scores, expected)
+    torch.testing.assert_close(window_scores(method, images)[0].scores, expected)
 
 
 @torch.inference_mode()
@@ -254,14 +255,14 @@ def test_key_smoothing_is_a_mean_weighted_by_cosines() -> None:
 def test_refinements_are_off_unless_asked_for() -> None:
     windows = pictures(1)
     method = ready(MaskCLIP(patches(), background_threshold=0.1))
-    plain = method.window_scores(windows, [], None)[0].scores
+    plain = window_scores(method, windows)[0].scores
     confidences = (plain / 0.01).softmax(dim=1)
     surest = confidences.amax(dim=(2, 3))
     method.prompt_denoising = float(surest.max())
-    left = method.window_scores(windows, [], None)[0].scores
+    left = window_scores(method, windows)[0].scores
     assert torch.equal(left, torch.where((surest == surest.max())[:, :, None, None], plain, -1.0))
     method.prompt_denoising, method.key_smoothing = None, True
-    smoothed = method.window_scores(windows, [], None)[0].scores
+    smoothed = window_scores(method, windows)[0].scores
     torch.testing.assert_close(smoothed, smooth(confidences, method.clip.values(windows).keys))
 
 
@@ -305,7 +306,7 @@ def test_groups_make_up_transformers_segmentation(group_vit: Path) -> None:
 def test_group_vit_follows_the_release_window_by_window(group_vit: Path) -> None:
     method = ready(GroupViT(HubGroupViT(str(group_vit)), background_threshold=0.3, top_classes=2, score_stride=1))
     windows = pictures(3)
-    found = method.window_scores(windows, [], None)[0]
+    found = window_scores(method, windows)[0]
     assert found.scores.shape == (3, 4, 64, 64)
     for number, window in enumerate(windows):
         groups = method.model.group(window[None])
@@ -332,7 +333,7 @@ def test_a_windows_surest_group_is_no_background(group_vit: Path) -> None:
     none = ready(GroupViT(HubGroupViT(str(group_vit)), background_threshold=0.0))
     assert (none.predict_image(sample()) > 0).all()
     closed = ready(GroupViT(HubGroupViT(str(group_vit))), CLOSED)
-    assert closed.window_scores(pictures(), [], None)[0].scores.shape == (2, 3, 16, 16)
+    assert window_scores(closed, pictures())[0].scores.shape == (2, 3, 16, 16)
 
 
 # CLIPSeg.
@@ -345,7 +346,7 @@ def test_masks_are_transformers_own(clip_seg: Path) -> None:
     tokens = backbone._tokenizer(texts, padding=True, return_tensors="pt")
     ids = {key: tokens[key] for key in ("input_ids", "attention_mask")}
     images = pictures(2, 32, 32)
-    found = backbone.masks(images, backbone.embed_text(texts))
+    found = backbone.masks(backbone.activations(images), backbone.embed_text(texts))
     for number, image in enumerate(images):
         pixels = normalise(image[None], IMAGENET_MEAN, IMAGENET_STD).expand(3, -1, -1, -1)
         theirs = backbone.model(pixel_values=pixels, **ids)
@@ -354,9 +355,9 @@ def test_masks_are_transformers_own(clip_seg: Path) -> None:
         torch.testing.assert_close(backbone.encode_images(image[None]), F.normalize(features, dim=-1))
     assert not torch.allclose(found[0], found[1], atol=1e-4)
     assert not torch.allclose(found[:, 0], found[:, 1], atol=1e-4)
-    coarse = backbone.masks(images, backbone.embed_text(texts), 5)
+    coarse = backbone.masks(backbone.activations(images), backbone.embed_text(texts), 5)
     assert coarse.shape == (2, 3, 7, 7)
-    halved = backbone.masks(images, backbone.embed_text(texts), 2)
+    halved = backbone.masks(backbone.activations(images), backbone.embed_text(texts), 2)
     torch.testing.assert_close(halved, F.avg_pool2d(found, 2))
 
 
@@ -397,9 +398,9 @@ def test_pictures_of_any_size_and_vocabularies_of_any_length(make: Callable[[], 
 def test_a_window_does_not_depend_on_its_batch(make: Callable[[], SegmentationMethod]) -> None:
     method = ready(make())
     windows = pictures(3)
-    together = method.window_scores(windows, [], None)[0].scores
+    together = window_scores(method, windows)[0].scores
     for number in range(3):
-        alone = method.window_scores(windows[number : number + 1], [], None)[0].scores
+        alone = window_scores(method, windows[number : number + 1])[0].scores
         torch.testing.assert_close(together[number : number + 1], alone, atol=1e-5, rtol=1e-4)
 
 

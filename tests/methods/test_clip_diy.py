@@ -10,6 +10,7 @@ from methods import ClipDIY
 from methods.backbones import OpenCLIP
 from methods.clip_diy import positions
 from methods.regions import Saliency
+from tests.methods.doubles import window_scores
 
 CLIP = "local-dir:miniature/weights/clip"
 WORDS = Vocabulary.from_words("cat, tree, boat")
@@ -101,8 +102,8 @@ def test_patches_of_paper_and_release() -> None:
 @torch.inference_mode()
 def test_placement_puts_overlapping_patches_where_they_were_cut() -> None:
     windows = sample().image[None]
-    centre = bound(patch_sizes=(32,), overlap=0.5).window_scores(windows, [], None)[0]
-    stretch = bound(patch_sizes=(32,), overlap=0.5, placement="stretch").window_scores(windows, [], None)[0]
+    centre = window_scores(bound(patch_sizes=(32,), overlap=0.5), windows)[0]
+    stretch = window_scores(bound(patch_sizes=(32,), overlap=0.5, placement="stretch"), windows)[0]
     assert torch.equal(centre.scores, stretch.scores)
     # Three patches of 32 px at 0, 16 and 32: centres 16, 32, 48, so cells of 16 px from 8 to 56.
     assert centre.extent == (8.0, 8.0, 56.0, 56.0)
@@ -112,8 +113,8 @@ def test_placement_puts_overlapping_patches_where_they_were_cut() -> None:
 @torch.inference_mode()
 def test_scale_weights_are_a_weighted_mean() -> None:
     windows = sample().image[None]
-    first, second = bound(patch_sizes=(64, 32)).window_scores(windows, [], None)
-    weighted = bound(patch_sizes=(64, 32), scale_weights=(3, 1)).window_scores(windows, [], None)
+    first, second = window_scores(bound(patch_sizes=(64, 32)), windows)
+    weighted = window_scores(bound(patch_sizes=(64, 32), scale_weights=(3, 1)), windows)
     torch.testing.assert_close(weighted[0].scores / 2, first.scores * 0.75)
     torch.testing.assert_close(weighted[1].scores / 2, second.scores * 0.25)
 

@@ -74,5 +74,7 @@ def test_clip_seg_rd64() -> None:
     method = CLIPSeg(built(HubCLIPSeg(), CLIPSegForImageSegmentation(config)), background_threshold=0.5)
     segment(method)
     assert 149 < count(method.model) < 153
-    masks = method.model.masks(torch.zeros(1, 3, 100, 448, dtype=torch.uint8), method.conditions)
+    masks = method.model.masks(
+        method.model.activations(torch.zeros(1, 3, 100, 448, dtype=torch.uint8)), method.conditions
+    )
     assert masks.shape == (1, 3, 352, 352)

@@ -16,6 +16,7 @@ class NearestColour(SegmentationMethod):
     """Scores a class by how near a patch's mean colour is to the class's palette colour."""
 
     name = "nearest_colour"
+    encode_settings = frozenset({"patch"})
     scores_background = True
 
     def __init__(
@@ -35,10 +36,12 @@ class NearestColour(SegmentationMethod):
     def prepare(self) -> None:
         self.colours = torch.tensor(self.vocabulary.palette, device=self.device, dtype=torch.float32)
 
-    def window_scores(self, windows, boxes, context):
+    def encode(self, windows, boxes, image):
         time.sleep(self.delay)
         self.batches.append(len(windows))
-        means = avg_pool2d(windows.float(), self.patch, ceil_mode=True)
+        return avg_pool2d(windows.float(), self.patch, ceil_mode=True)
+
+    def score(self, means, boxes, context):
         distance = (means[:, None] - self.colours[None, :, :, None, None]).abs().mean(dim=2)
         return [ScoreMap(-distance * self.scale.weight.float())]
 

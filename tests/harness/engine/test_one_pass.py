@@ -193,9 +193,9 @@ def test_points_that_are_resumed_unevenly(
     predicted: list[int] = []
     context = ClipDIY.image_context
 
-    def noting(method: ClipDIY, sample: Sample) -> Any:
+    def noting(method: ClipDIY, sample: Sample, image: Any) -> Any:
         predicted.append(sample.number)
-        return context(method, sample)
+        return context(method, sample, image)
 
     monkeypatch.setattr(ClipDIY, "image_context", noting)
     together_in_order(parser(), parsed(lines("clip_diy", tmp_path, store)))

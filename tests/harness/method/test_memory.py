@@ -58,9 +58,13 @@ class Noise(SegmentationMethod):
     def load(self) -> None:
         pass
 
-    def window_scores(self, windows: Tensor, boxes: Sequence[Box], context: Any) -> list[ScoreMap]:
+    def encode(self, windows: Tensor, boxes: Sequence[Box], image: Any) -> Tensor:
         count, _, height, width = windows.shape
-        return [ScoreMap(torch.rand(count, len(self.vocabulary), height // 16, width // 16))]
+        return torch.rand(count, len(self.vocabulary), height // 16, width // 16)
+
+    def score(self, encoded: Tensor, boxes: Sequence[Box], context: Any) -> list[ScoreMap]:
+        """As encoded."""
+        return [ScoreMap(encoded)]
 
 
 def peak(classes: int) -> int:

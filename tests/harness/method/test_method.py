@@ -39,10 +39,13 @@ class Pooled(SegmentationMethod):
         self.projection.weight.data = torch.randn(self.projection.weight.shape, generator=generator)
         self.projection.requires_grad_(False)
 
-    def window_scores(self, windows: Tensor, boxes: Sequence[Box], context: Any) -> list[ScoreMap]:
+    def encode(self, windows: Tensor, boxes: Sequence[Box], image: Any) -> Tensor:
         self.seen.append(tuple(windows.shape))
         self.boxes.extend(boxes)
-        return [ScoreMap(self.projection(windows.float() / 255 - 0.5))]
+        return self.projection(windows.float() / 255 - 0.5)
+
+    def score(self, encoded: Tensor, boxes: Sequence[Box], context: Any) -> list[ScoreMap]:
+        return [ScoreMap(encoded)]
 
 
 class Named(Pooled):
@@ -204,8 +207,8 @@ def test_refinement_runs_where_and_on_what_the_protocol_says(
 
 def test_scores_in_half_precision_are_compared_in_float32() -> None:
     class Half(Pooled):
-        def window_scores(self, windows: Tensor, boxes: Sequence[Box], context: Any) -> list[ScoreMap]:
-            return [ScoreMap(super().window_scores(windows, boxes, context)[0].scores.bfloat16())]
+        def score(self, encoded: Tensor, boxes: Sequence[Box], context: Any) -> list[ScoreMap]:
+            return [ScoreMap(encoded.bfloat16())]
 
         def fuse(self, planes: Tensor, classes: slice, context: Any) -> Tensor:
             assert planes.dtype == torch.float32

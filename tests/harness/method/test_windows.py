@@ -9,16 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from harness.method import windows
+from harness.method import stitching, windows
+from harness.method.stitching import RunningArgmax, separable, stitch, stitch_separable, upsample
 from harness.method.windows import (
     Box,
-    RunningArgmax,
     ScoreMap,
     class_chunks,
-    separable,
-    stitch,
-    stitch_at,
-    upsample,
     window_grid,
 )
 
@@ -70,7 +66,7 @@ def test_grid_and_stitching_are_those_of_mmsegmentation(height: int, width: int,
     stitched = stitch(maps, boxes, slice(0, CLASSES), (height, width))
     torch.testing.assert_close(stitched, expected, atol=1e-5, rtol=0)
     assert separable(maps, boxes)
-    at_once = stitch_at(maps, boxes, slice(0, CLASSES), *[(height, width)] * 3)
+    at_once = stitch_separable(maps, boxes, slice(0, CLASSES), *[(height, width)] * 3)
     torch.testing.assert_close(at_once, expected, atol=1e-5, rtol=0)
 
 
@@ -93,7 +89,7 @@ def test_stitching_and_resampling_at_once_is_one_after_the_other(
     planes = stitch(maps, boxes, some, size)[:, : seen[0], : seen[1]]
     expected = F.interpolate(planes[None], target, mode="bilinear", align_corners=False)[0]
     assert separable(maps, boxes)
-    torch.testing.assert_close(stitch_at(maps, boxes, some, size, seen, target), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(stitch_separable(maps, boxes, some, size, seen, target), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_what_cannot_be_stitched_at_once() -> None:
@@ -201,13 +197,13 @@ def test_the_argmax_of_nothing_is_an_error() -> None:
 
 @pytest.mark.parametrize("cached", [1, 40, 2**18])
 def test_the_first_of_equal_classes_is_highest(cached: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(windows, "CACHED", cached)
+    monkeypatch.setattr(stitching, "CACHED", cached)
     # Few different scores, so that many are equal.
     planes = torch.randint(-3, 3, (17, 9, 14), generator=torch.Generator().manual_seed(0)).float()
-    best, labels = windows.first_highest(planes)
+    best, labels = stitching.first_highest(planes)
     assert torch.equal(best, planes.amax(dim=0))
     for row, column in torch.cartesian_prod(torch.arange(9), torch.arange(14)).tolist():
         scores = planes[:, row, column].tolist()
         assert labels[row, column] == scores.index(max(scores))
     infinite = torch.tensor([-torch.inf, 2.0, -torch.inf])[:, None, None]
-    assert windows.first_highest(infinite)[1].item() == 1
+    assert stitching.first_highest(infinite)[1].item() == 1

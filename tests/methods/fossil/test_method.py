@@ -24,7 +24,7 @@ from methods.fossil.search import FlatIndex, HNSWIndex
 from methods.regions.base import Regions
 from methods.support import Attribution
 from methods.support.nouns import RuleNouns
-from tests.methods.doubles import Colours
+from tests.methods.doubles import Colours, window_scores
 
 PROTOCOL = Protocol("test", resize="none", window=None)
 WORDS = Vocabulary(("cat", "boat", "grass"))
@@ -238,7 +238,7 @@ def test_regions_of_the_whole_image_are_cut_at_the_windows() -> None:
     sample = picture(RED, (255, 255, 0), (255, 0, 255), BLUE)
     regions = Bright()
     method = matching({"red": [RED], "blue": [BLUE]}, regions=regions, regions_on="image")
-    context = method.image_context(sample)
+    context = method.encode_image(sample)
     assert context is not None
     assert regions.asked == 1
     masks = method._masks(sample.image, Box(0, 4, 6, 12), context)
@@ -267,7 +267,7 @@ def test_a_mask_is_pooled_on_the_features_grid_whatever_the_stride(bench: Bench)
         method = matching({"red": [RED], "blue": [BLUE]}, regions=Bright(), score_stride=stride)
         window = picture(RED, BLUE, (255, 200, 200)).image
         features, masks = method.extractor.features(window[None]), Bright().masks(window)
-        (scores,) = method.window_scores(window[None], [Box(0, 0, 6, 12)], None)
+        (scores,) = window_scores(method, window[None], [Box(0, 0, 6, 12)])
         assert scores.scores.shape == (1, 2, -(-6 // stride), -(-12 // stride))
         own = method.similarity(pool_regions(features[0], masks))
         torch.testing.assert_close(scores.scores[0, :, -1, -1], own[:, -1])

@@ -189,8 +189,8 @@ def test_category_filter_is_the_best_multi_label_prompt() -> None:
         (clip.encode_text([" and ".join(f"a {names[n]}" for n in subset)])[0] @ embedded).item() for subset in subsets
     ]
     expected = subsets[max(range(len(subsets)), key=scores.__getitem__)]
-    assert CategoryFilter(clip, names, scale=20.0)(image) == expected
-    assert len(CategoryFilter(clip, names, most=1, scale=20.0)(image)) == 1
+    assert CategoryFilter(clip, names, scale=20.0)(embedded) == expected
+    assert len(CategoryFilter(clip, names, most=1, scale=20.0)(embedded)) == 1
 
 
 @pytest.mark.parametrize(
