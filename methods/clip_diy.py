@@ -53,7 +53,8 @@ class ClipDIY(SegmentationMethod):
 
     name = "clip_diy"
     scores_background = True
-    encode_settings = frozenset({"clip", "saliency", "saliency_input", "patch_sizes", "overlap"})
+    image_settings = frozenset({"saliency", "saliency_input"})
+    encode_settings = frozenset({"clip", "patch_sizes", "overlap"})
 
     def __init__(
         self,

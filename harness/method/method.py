@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from abc import abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -80,10 +81,10 @@ class SegmentationMethod(Configured, LightningModule):
     ``adopt`` gets the bank that ``assemble`` put together; ``prepare`` runs once on the device, before the first image.
 
     Then two steps for every image. *Encode* is what the frozen models see: ``encode_image`` on the whole image, and
-    ``encode`` on its windows, in batches. It depends on the settings in ``encode_settings`` alone, so that the engine
-    encodes once for all configurations that agree in these. *Score* is all that is cheap: ``image_context`` decides
-    what concerns the whole image, ``score`` makes score maps of encoded windows; they are stitched, passed through
-    ``fuse``, refined, and compared at the ground truth's size.
+    ``encode`` on its windows, in batches. They depend on the settings in ``image_settings`` and ``encode_settings``
+    alone, so that the engine encodes once for all configurations that agree in these. *Score* is all that is cheap:
+    ``image_context`` decides what concerns the whole image, and ``score`` makes score maps of encoded windows, which
+    are stitched, passed through ``fuse``, refined, and compared at the ground truth's size.
 
     A new method subclasses this and fills in ``load``, ``encode`` and ``score``, and what else its paper needs.
 
@@ -93,11 +94,13 @@ class SegmentationMethod(Configured, LightningModule):
             (``scores_background`` false); needed only when the vocabulary has a background.
 
     Attributes:
-        encode_settings: The constructor arguments on which ``encode_image``, ``encode`` and ``windows`` depend; every
-            other one is free to differ between configurations that are evaluated in one pass.
+        image_settings: The constructor arguments on which ``encode_image`` depends.
+        encode_settings: Those on which ``encode`` and ``windows`` depend, with those of ``encode_image`` if ``encode``
+            uses its result. Configurations of one pass that agree in these encode once; all others are free.
     """
 
     name: str = ""
+    image_settings: ClassVar[frozenset[str]] = frozenset()
     encode_settings: ClassVar[frozenset[str]] = frozenset()
     scores_background: bool = False
 
@@ -120,6 +123,12 @@ class SegmentationMethod(Configured, LightningModule):
         super().__init_subclass__(**kwargs)
         # Results and run directories need a name, also of a method whose author gave none.
         cls.name = cls.name or cls.__name__
+        constructors = [vars(base)["__init__"] for base in cls.__mro__ if "__init__" in vars(base)]
+        known = {name for constructor in constructors for name in inspect.signature(constructor).parameters}
+        if unknown := (cls.image_settings | cls.encode_settings) - known:
+            raise TypeError(
+                f"{cls.__name__}: {min(unknown)!r} is no constructor argument that encoding could depend on"
+            )
         for name in SEALED:
             if name in cls.__dict__:
                 raise TypeError(f"{cls.__name__} overrides {name}, which is the same for all methods: fill in a hook")
@@ -166,7 +175,7 @@ class SegmentationMethod(Configured, LightningModule):
         """Take over the bank, on the CPU and the same on every rank; called before ``prepare``, if there are stages."""
 
     def encode_image(self, sample: Sample) -> Any:
-        """What the frozen models see in the whole image, such as its saliency; depends on ``encode_settings`` alone."""
+        """What the frozen models see in the whole image, such as its saliency; depends on ``image_settings`` alone."""
         return None
 
     def image_context(self, sample: Sample, image: Any) -> Any:
@@ -293,11 +302,19 @@ class SegmentationMethod(Configured, LightningModule):
         return predict_jointly([self], sample)[0]
 
     @cached_property
+    def image_key(self) -> Hashable:
+        """Equal for methods whose ``encode_image`` gives the same: the same parts (as objects) and settings."""
+        return type(self), self._values(self.image_settings)
+
+    @cached_property
     def encode_key(self) -> Hashable:
-        """Equal for bound methods that encode an image alike: the same parts (as objects), settings and windows."""
-        read = tuple(_encode_key(self.arguments[name]) for name in sorted(self.encode_settings))
+        """Equal for bound methods whose ``encode`` gives the same: equal parts (as objects), settings and windows."""
         protocol = self.protocol
-        return type(self), read, protocol.window, protocol.stride, protocol.small_images, protocol.templates
+        windows = protocol.window, protocol.stride, protocol.small_images, protocol.templates
+        return type(self), self._values(self.encode_settings), windows
+
+    def _values(self, names: frozenset[str]) -> Hashable:
+        return tuple((name, _hashable(self.arguments[name])) for name in sorted(names) if name in self.arguments)
 
     def fitted(self, image: Tensor) -> Tensor:
         """The image, padded to the window at the bottom and right if the protocol pads small images."""
@@ -364,44 +381,50 @@ class SegmentationMethod(Configured, LightningModule):
         return torch.cat([planes[:keep], self.refiner(image, planes[keep:])])
 
 
-def _encode_key(value: Any) -> Hashable:
+def _hashable(value: Any) -> Hashable:
     """A setting; of a part which object it is, since where its files lie is no setting."""
     if isinstance(value, torch.nn.Module):
         return id(value)
     if isinstance(value, Mapping):
-        return tuple((key, _encode_key(item)) for key, item in value.items())
+        return tuple((key, _hashable(item)) for key, item in value.items())
     if isinstance(value, (list, tuple)):
-        return tuple(map(_encode_key, value))
+        return tuple(map(_hashable, value))
     return json.dumps(as_json(value))
 
 
 def predict_jointly(methods: Sequence[SegmentationMethod], sample: Sample) -> list[Tensor]:
-    """Label maps of one sample by several methods on one device; those of equal ``encode_key`` share what they encode.
+    """Label maps of one sample by several methods on one device, which share what they encode alike.
 
     A method's label map is the one that it would predict alone.
 
     Returns:
         [H', W'] uint8 at ``sample.size``, in the order of the methods.
     """
+    encoded_images: dict[Hashable, Any] = {}
     groups: dict[Hashable, list[int]] = {}
     for index, method in enumerate(methods):
-        groups.setdefault(method.encode_key if len(methods) > 1 else None, []).append(index)
+        if method.image_key not in encoded_images:
+            encoded_images[method.image_key] = method.encode_image(sample)
+        groups.setdefault(method.encode_key, []).append(index)
     labels: dict[int, Tensor] = {}
     for indices in groups.values():
-        labels |= zip(indices, _predict_alike([methods[index] for index in indices], sample), strict=True)
+        alike = [methods[index] for index in indices]
+        found = _predict_alike(alike, sample, [encoded_images[method.image_key] for method in alike])
+        labels |= zip(indices, found, strict=True)
     return [labels[index] for index in range(len(methods))]
 
 
-def _predict_alike(methods: Sequence[SegmentationMethod], sample: Sample) -> list[Tensor]:
-    """Label maps by methods that encode alike: the first encodes, each scores."""
+def _predict_alike(
+    methods: Sequence[SegmentationMethod], sample: Sample, encoded_images: Sequence[Any]
+) -> list[Tensor]:
+    """Label maps by methods that encode windows alike: the first encodes, each scores."""
     first = methods[0]
-    encoded_image = first.encode_image(sample)
-    contexts = [method.image_context(sample, encoded_image) for method in methods]
+    contexts = [method.image_context(sample, seen) for method, seen in zip(methods, encoded_images, strict=True)]
     image = first.fitted(sample.image)
     boxes = first.windows(image.shape[1], image.shape[2])
     maps: list[list[list[ScoreMap]]] = [[] for _ in methods]
     for some in batches(boxes, first.window_batch):
-        encoded = first.encode(cut(image, some), some, encoded_image)
+        encoded = first.encode(cut(image, some), some, encoded_images[0])
         for method, context, collected in zip(methods, contexts, maps, strict=True):
             scored = method.score(encoded, some, context)
             collected.extend([ScoreMap(m.scores[i : i + 1], m.extent) for m in scored] for i in range(len(some)))

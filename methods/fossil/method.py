@@ -89,6 +89,7 @@ class FOSSIL(SegmentationMethod):
     """
 
     name = "fossil"
+    image_settings = frozenset({"regions", "regions_on"})
     encode_settings = frozenset({"extractor", "regions", "regions_on", "score_stride"})
 
     def __init__(

@@ -90,7 +90,7 @@ class FreeSegDiff(SegmentationMethod):
 
     name = "freeseg_diff"
     scores_background = True
-    encode_settings = frozenset({"regions", "clip", "captioner", "fill", "view"})
+    image_settings = frozenset({"regions", "clip", "captioner", "fill", "view"})
 
     def __init__(
         self,

@@ -79,7 +79,8 @@ class OVDiff(SegmentationMethod):
 
     name = "ovdiff"
     scores_background = True
-    encode_settings = frozenset({"extractors", "clip", "extra_windows", "whole_image"})
+    image_settings = frozenset({"clip"})
+    encode_settings = frozenset({"extractors", "extra_windows", "whole_image"})
 
     def __init__(
         self,

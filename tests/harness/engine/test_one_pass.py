@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,6 @@ from harness.commands.evaluate import evaluate_parsed, parser
 from harness.commands.together import evaluate_together, groups
 from harness.engine.evaluation import Evaluation
 from harness.results.records import Record, read_lines
-from harness.system.sharing import once
 from methods import ClipDIY
 from methods.backbones import HubViT, OpenCLIP
 from methods.backbones.diffusion_features import DiffusionFeatures
@@ -146,13 +146,11 @@ class Calls:
         monkeypatch.setattr(HubViT, "load", loading)
 
     def _noting(self, compute: Callable[..., Any]) -> Callable[..., Any]:
-        inner = getattr(compute, "__wrapped__", compute)
-
         def call(model: Any, pixels: torch.Tensor, *others: Any) -> Any:
             self.asked.append((id(model), pixels.cpu().numpy().tobytes()))
-            return inner(model, pixels, *others)
+            return compute(model, pixels, *others)
 
-        return once(call) if inner is not compute else call
+        return call
 
 
 @pytest.mark.parametrize("name", STUDIES)
@@ -165,10 +163,48 @@ def test_points_count_what_their_own_runs_count(
     evaluations = together_in_order(parser(), parsed(given))
     assert [evaluation.directory.path.name for evaluation in evaluations] == [str(i) for i in range(len(given))]
     check_equal(tmp_path, own)
-    # The models are loaded once, and asked for no picture twice, by however many points.
+    # The models are loaded once, and see an image once for each way of encoding.
+    assert calls.asked
+    ways = {(evaluation.method.image_key, evaluation.method.encode_key) for evaluation in evaluations}
+    assert max(Counter(calls.asked).values()) <= len(ways)
+    assert len(calls.loaded) == len(set(calls.loaded)) <= 1
+
+
+# Points that differ in what is free alone.
+FREE: dict[str, list[list[str]]] = {
+    "fossil": [
+        ["--method.references=4", "--method.prototypes=2", "--method.gamma=0"],
+        ["--method.references=4", "--method.prototypes=4", "--method.gamma=0.3", "--method.uncovered=interpolated"],
+        ["--method.references=2", "--method.sigmoid=mixed", "--method.refiner=methods.refinement.PAMR"],
+    ],
+    "clip_diy": [[], ["--method.scale_weights=[1,0.1,3]"], ["--method.saliency=null", "--method.placement=stretch"]],
+    "ovdiff": [
+        [],
+        ["--method.clip=null", "--method.background=threshold", "--method.background_threshold=0.4"],
+        ["--method.multi_label=true", "--method.filter_scale=100", "--method.support_size=2"],
+        ["--method.levels=[class]", "--method.refiner=methods.refinement.PAMR"],
+    ],
+    "freeseg_diff": [
+        [],
+        ["--method.threshold=0.3", "--method.background_names=[]"],
+        ["--method.reject=false", "--method.one_region=true", "--method.refiner=null"],
+    ],
+}
+
+
+@pytest.mark.parametrize("name", FREE)
+def test_what_is_free_costs_no_encoding(
+    name: str, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, _ = STUDIES[name]
+    shared = [f"--config=configs/experiments/{name}_miniature.yaml", *SMALL, *base, f"--store={store}"]
+    given = [[*shared, *point, f"--run_dir={tmp_path / str(place)}"] for place, point in enumerate(FREE[name])]
+    calls = Calls(monkeypatch)
+    evaluations = together_in_order(parser(), parsed(given))
+    assert len({evaluation.method.encode_key for evaluation in evaluations}) == 1
+    assert len({str(integers(evaluation.directory.path)) for evaluation in evaluations}) > 1
     assert calls.asked
     assert len(calls.asked) == len(set(calls.asked))
-    assert len(calls.loaded) == len(set(calls.loaded)) <= 1
 
 
 def test_two_ranks(own_runs: Callable[[str], Path], store: Path, ranks: Ranks, tmp_path: Path) -> None:
