@@ -1,7 +1,7 @@
 """The contract of a method: ``predict_step`` is written once, here, and sealed; a paper fills in a few hooks."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple, final
 
@@ -18,7 +18,7 @@ from harness.data.datamodule import Sample
 from harness.data.protocol import Protocol
 from harness.data.vocabulary import Vocabulary
 from harness.method.configured import Configured
-from harness.method.part import Part, Requirement, identity_of, parts_of, required_by
+from harness.method.part import Part, Requirement, identity_of, parts_of, required_by, unique
 from harness.method.refiner import Refiner
 from harness.method.windows import (
     Box,
@@ -113,13 +113,18 @@ class SegmentationMethod(Configured, LightningModule):
         """The parts among the constructor's arguments, in their order."""
         return list(parts_of(self.arguments))
 
-    def requires(self, flag: str = "--method") -> list[Requirement]:
-        """What all parts read from this machine, each once; nothing is loaded.
+    def requirements(self, flag: str) -> Iterable[Requirement]:
+        """What the method itself reads besides its parts; nothing is loaded.
 
         Args:
             flag: What the command line calls this method, for messages.
         """
-        return required_by(self.arguments, flag)
+        return ()
+
+    @final
+    def requires(self, flag: str = "--method") -> list[Requirement]:
+        """What the method and all its parts read from this machine, each once; ``flag`` as in ``requirements``."""
+        return unique([*self.requirements(flag), *required_by(self.arguments, flag)])
 
     def identity(self) -> dict[str, Any]:
         """Everything that determines what the method predicts: its settings, and its loaded parts' identities; JSON."""
