@@ -115,7 +115,7 @@ class HubCaptioner(Captioner):
             "model": hub.fingerprint(model.config.to_dict()),
             "generation": hub.fingerprint(decoder.generation_config.to_diff_dict()),
             "pixels": hub.fingerprint(self._processor.image_processor.to_dict()),
-            "vocabulary": hub.fingerprint(self._processor.tokenizer.get_vocab()),
+            "vocabulary": hub.vocabulary(self._processor.tokenizer.get_vocab()),
         }
         if self.max_length <= self._prompt_tokens():
             raise ConfigurationError(

@@ -156,7 +156,7 @@ class DiffusersTextToImage(TextToImage):
     def configuration(self) -> Any:
         """The pipeline's networks and tokenizers, and what the scheduler is configured to."""
         scheduler = self.pipeline.scheduler
-        scheduling = {"class": type(scheduler).__name__, **parts.plain_config(scheduler.config)}
+        scheduling = {"class": type(scheduler).__name__, **hub.plain_config(scheduler.config)}
         return {"model": parts.configuration(self.pipeline), "scheduler": scheduling}
 
     def resolved(self) -> Mapping[str, Any]:

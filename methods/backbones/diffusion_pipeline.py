@@ -1,6 +1,5 @@
 """Loading a Stable-Diffusion-like pipeline of diffusers, and what its generator and its features share."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -94,7 +93,10 @@ def configuration(pipeline: DiffusionPipeline) -> dict[str, Any]:
     for part in ("tokenizer", "tokenizer_2"):
         tokenizer = getattr(pipeline, part, None)
         if tokenizer is not None:
-            found[part] = hub.fingerprint({"vocabulary": tokenizer.get_vocab(), "length": tokenizer.model_max_length})
+            found[part] = {
+                "vocabulary": hub.vocabulary(tokenizer.get_vocab()),
+                "length": int(tokenizer.model_max_length),
+            }
     return found
 
 
@@ -112,13 +114,6 @@ def make_scheduler(name: str, pipeline: DiffusionPipeline) -> Any:
     if name not in known:
         raise ConfigurationError(f"diffusers has no scheduler '{name}'{did_you_mean(name, known)}")
     return getattr(diffusers, name).from_config(pipeline.scheduler.config)
-
-
-def plain_config(config: Any) -> dict[str, Any]:
-    """A diffusers configuration without its private entries (names, versions), as JSON."""
-    entries = {key: value for key, value in dict(config).items() if not key.startswith("_")}
-    # Some hold an infinity, which JSON does not know.
-    return json.loads(json.dumps(entries, sort_keys=True, default=str), parse_constant=str)
 
 
 def check_size(size: tuple[int, int], pipeline: DiffusionPipeline) -> tuple[int, int]:
@@ -183,7 +178,7 @@ def noise_schedule(pipeline: DiffusionPipeline) -> tuple[diffusers.DDPMScheduler
         "trained_betas",
         "rescale_betas_zero_snr",
     )
-    config = plain_config(schedule.config)
+    config = hub.plain_config(schedule.config)
     return schedule, {name: config.get(name) for name in names}
 
 

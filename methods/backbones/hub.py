@@ -169,6 +169,11 @@ def plain_config(config: Any) -> Any:
     return config if known else str(config)
 
 
+def vocabulary(tokens: Mapping[str, int]) -> str:
+    """16 hex digits of the SHA-256 over a tokenizer's tokens and their numbers."""
+    return hashlib.sha256(json.dumps(dict(tokens), sort_keys=True).encode()).hexdigest()[:16]
+
+
 def fingerprint(config: Any) -> str:
     """16 hex digits of the SHA-256 over a configuration as ``plain_config`` gives it."""
     return hashlib.sha256(json.dumps(plain_config(config), sort_keys=True).encode()).hexdigest()[:16]

@@ -63,7 +63,7 @@ class HubImageText(ImageText):
         """Hashes of the model's configuration and vocabulary, and the normalisation."""
         return {
             "model": hub.fingerprint(self.model.config.to_dict()),
-            "vocabulary": hub.fingerprint(self._tokenizer.get_vocab()),
+            "vocabulary": hub.vocabulary(self._tokenizer.get_vocab()),
             "mean": list(self._mean),
             "std": list(self._std),
         }

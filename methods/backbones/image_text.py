@@ -117,11 +117,11 @@ class OpenCLIP(ImageText):
     def configuration(self) -> Any:
         """open_clip's configuration with its ``quick_gelu``, the tokenizer's vocabulary, and the normalisation."""
         words = getattr(self._tokenizer, "tokenizer", None)
-        vocabulary = self._tokenizer.encoder if words is None else words.get_vocab()
+        tokens = self._tokenizer.encoder if words is None else words.get_vocab()
         return {
             "model": hub.plain_config(open_clip.get_model_config(self.name)),
             "context_length": int(self._tokenizer.context_length),
-            "vocabulary": hub.fingerprint(vocabulary),
+            "vocabulary": hub.vocabulary(tokens),
             "mean": list(self._mean),
             "std": list(self._std),
             "size": list(self.input_size),

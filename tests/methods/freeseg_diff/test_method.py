@@ -11,7 +11,7 @@ import torch
 
 from harness import ConfigurationError, Protocol, Sample, Vocabulary
 from harness.artifacts.store import ArtifactStore
-from harness.method.method import Refiner
+from harness.method.refiner import Refiner
 from methods.backbones import DiffusionFeatures
 from methods.backbones.captioner import Captioner
 from methods.backbones.image_text import ImageText
