@@ -13,11 +13,13 @@ from harness.data.datamodule import Picture, Sample, SegmentationData
 from harness.data.protocol import Protocol
 from harness.data.vocabulary import Vocabulary
 from harness.engine.evaluation import Evaluation, evaluate
-from harness.method.method import Evidence, Prediction, Refiner, SegmentationMethod
+from harness.method.method import Evidence, Prediction, SegmentationMethod
+from harness.method.part import Part
+from harness.method.refiner import Refiner
 from harness.method.windows import Box, ScoreMap
 from harness.results.metric import SegmentationMetric
 from harness.system.errors import ConfigurationError, DataError, ModelError, OvsegError, RunError, StoreError
-from harness.system.sharing import frozen_part, once
+from harness.system.sharing import once
 
 __all__ = [
     "ArtifactStore",
@@ -28,6 +30,7 @@ __all__ = [
     "Evidence",
     "ModelError",
     "OvsegError",
+    "Part",
     "Picture",
     "Precomputed",
     "Prediction",
@@ -44,6 +47,5 @@ __all__ = [
     "Vocabulary",
     "WorkItem",
     "evaluate",
-    "frozen_part",
     "once",
 ]

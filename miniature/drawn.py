@@ -13,8 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from harness.system.errors import ConfigurationError
-from methods.backbones.diffusion import GeneratedImages, TextToImage
-from methods.support.attribution import Attribution
+from methods.backbones.diffusion import Attribution, GeneratedImages, TextToImage
 from miniature.painting.album import THING_COVER
 from miniature.world import CLASSES, VERSION, draw_scene
 
@@ -38,12 +37,9 @@ class DrawnPictures(TextToImage):
             raise ConfigurationError(f"drawn pictures need a positive size, not {size}")
         self.size = size
 
-    def load(self) -> None:
-        """Nothing to load."""
-
-    def settings(self) -> dict[str, Any]:
-        """The version of the drawing code and the size."""
-        return {"drawn": VERSION, "size": self.size}
+    def configuration(self) -> Any:
+        """The version of the drawing code."""
+        return VERSION
 
     def generate(
         self,

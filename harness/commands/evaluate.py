@@ -10,7 +10,7 @@ from jsonargparse import Namespace
 from lightning.pytorch import seed_everything
 
 from harness.artifacts.store import ArtifactStore
-from harness.commands.arguments import STORE_HELP, Parser, add_composition, instantiate, make_trainer, plain
+from harness.commands.arguments import STORE_HELP, Parser, add_composition, instantiate, make_trainer
 from harness.commands.console import console
 from harness.engine.evaluation import Evaluation, evaluate
 from harness.engine.progress import EvaluationProgress
@@ -125,15 +125,13 @@ def evaluate_parsed(built: Parser, parsed: Namespace, quiet: bool = False) -> Ev
         OvsegError: Something that the user can mend. When only the logger failed, the results are written.
     """
     logged = wanted(parsed.logger)
-    settings, config = plain(parsed.method), built.dump(parsed, skip_none=False)
+    config = built.dump(parsed, skip_none=False)
     made = instantiate(built, parsed)
     made.method.store = ArtifactStore(made.store)
     seed_everything(made.seed, workers=True, verbose=False)
     trainer = make_trainer(made.trainer, [progress := EvaluationProgress()])
     pictures = pictures_of(made, logged)
-    evaluation = evaluate(
-        made.method, made.data, made.protocol, trainer, made.run_dir, settings, config, pictures, progress
-    )
+    evaluation = evaluate(made.method, made.data, made.protocol, trainer, made.run_dir, config, pictures, progress)
     if trainer.is_global_zero and evaluation.results is not None and not quiet:
         console().print(table(evaluation.results))
     if logged:

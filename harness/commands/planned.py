@@ -1,7 +1,7 @@
 """``ovseg reproduce --dry_run``: what would run, what it needs, what of that is missing here, and how long it takes."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jsonargparse import Namespace
 from rich.table import Table
@@ -12,8 +12,9 @@ from harness.commands.console import console
 from harness.commands.rows import Quoted, Task, class_name, class_of
 from harness.data.benchmark import Benchmark
 from harness.data.datamodule import SegmentationData
+from harness.method.method import SegmentationMethod
+from harness.method.part import Requirement
 from harness.studies import costs
-from harness.studies.needs import Need, needs
 from harness.studies.reproduction import Published, Row
 from harness.system import distributed
 from harness.system.errors import OvsegError
@@ -58,6 +59,27 @@ def check_data(parsed: Namespace) -> Checked:
         return Checked(found.name, found.published, _names(found, class_names), str(error))
 
 
+def requirements_of(parsed: Namespace) -> list[Requirement]:
+    """What a row's method reads from this machine; the method is constructed and nothing is loaded.
+
+    Raises:
+        ConfigurationError: A setting of the method is out of range.
+    """
+    method: SegmentationMethod = _construct(plain(parsed.method))
+    return method.requires()
+
+
+def _construct(value: Any) -> Any:
+    """The object that ``class_path`` and ``init_args`` describe, at any depth; other values as they are."""
+    if isinstance(value, list):
+        return [_construct(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if "class_path" not in value:
+        return {key: _construct(item) for key, item in value.items()}
+    return class_of(value["class_path"])(**_construct(value.get("init_args") or {}))
+
+
 def _names(found: type[Benchmark], class_names: str) -> tuple[str, ...]:
     """The foreground's names, which a benchmark knows without its files; none under names that it does not have."""
     try:
@@ -72,7 +94,7 @@ def print_plan(rows: Sequence[Task | Quoted], rates: Sequence[costs.Rate]) -> No
         return
     tasks = [row for row in rows if isinstance(row, Task)]
     checked = {task.row.name: check_data(task.parsed) for task in tasks}
-    needed = {task.row.name: needs(plain(task.parsed.method)) for task in tasks}
+    needed = {task.row.name: requirements_of(task.parsed) for task in tasks}
     plans = [
         costs.Plan(
             task.row.name,
@@ -113,7 +135,7 @@ def _table(lines: Sequence[Sequence[str]], width: int) -> Table:
 
 
 def _planned(
-    task: Task, data: Checked, needed: Sequence[Need], plan: costs.Plan, hours: costs.Estimate
+    task: Task, data: Checked, needed: Sequence[Requirement], plan: costs.Plan, hours: costs.Estimate
 ) -> tuple[str, ...]:
     absent = sum(need.missing is not None for need in needed)
     took = hours.pictures.get(plan.row)
@@ -130,7 +152,7 @@ def _quoted(row: Row, published: Published) -> tuple[str, str, str]:
     return row.name, where, "-" if published.value is None else f"{published.value:.2f}"
 
 
-def _print_needs(tasks: Sequence[Task], checked: dict[str, Checked], needed: dict[str, list[Need]]) -> None:
+def _print_needs(tasks: Sequence[Task], checked: dict[str, Checked], needed: dict[str, list[Requirement]]) -> None:
     lacking = [(data.missing, row) for row, data in checked.items() if data.missing is not None]
     for why in dict.fromkeys(why for why, _ in lacking):
         print(f"missing data: {why} (for {listed([row for each, row in lacking if each == why])})")

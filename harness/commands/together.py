@@ -18,7 +18,7 @@ from harness.engine.one_pass import PointOfPass, evaluate_in_one_pass
 from harness.engine.progress import EvaluationProgress
 from harness.engine.wandb_report import report, wanted
 from harness.method.method import SegmentationMethod
-from harness.system.sharing import Parts
+from harness.method.part import SharedParts
 
 # Points of one pass at most: each holds its bank and, for a picture, its scores and its label map.
 TOGETHER = 32
@@ -102,7 +102,7 @@ def evaluate_group(built: Parser, parsed: Sequence[Namespace]) -> list[Evaluatio
     """Evaluate points of one of ``groups``; a single one as ``ovseg evaluate`` does."""
     if len(parsed) == 1:
         return [evaluate_parsed(built, parsed[0], quiet=True)]
-    parts, logged = Parts(), [wanted(one.logger) for one in parsed]
+    parts, logged = SharedParts(), [wanted(one.logger) for one in parsed]
     made = [_instantiate(built, one, parts) for one in parsed]
     first, store = made[0], ArtifactStore(made[0].store)
     points = []
@@ -110,8 +110,7 @@ def evaluate_group(built: Parser, parsed: Sequence[Namespace]) -> list[Evaluatio
         one.method.store = store
         # Validated when they were parsed; it takes most of the time.
         config = built.dump(given, skip_none=False, skip_validation=True)
-        settings, pictures = plain(given.method), pictures_of(one, log)
-        points.append(PointOfPass(one.method, one.protocol, one.run_dir, settings, config, pictures))
+        points.append(PointOfPass(one.method, one.protocol, one.run_dir, config, pictures_of(one, log)))
     seed_everything(first.seed, workers=True, verbose=False)
     trainer = make_trainer(first.trainer, [EvaluationProgress()])
     evaluations = evaluate_in_one_pass(points, first.data, trainer)
@@ -121,7 +120,7 @@ def evaluate_group(built: Parser, parsed: Sequence[Namespace]) -> list[Evaluatio
     return evaluations
 
 
-def _instantiate(built: Parser, parsed: Namespace, parts: Parts) -> Namespace:
+def _instantiate(built: Parser, parsed: Namespace, parts: SharedParts) -> Namespace:
     """Build a point's objects, with parts that other points have already where configurations are equal."""
     sharing = SimpleNamespace(instantiate=lambda one: built.instantiate(one, instantiators=[(parts, object, True)]))
     return instantiate(cast(Any, sharing), parsed)

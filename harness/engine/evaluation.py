@@ -31,7 +31,6 @@ class Evaluation(Callback):
         data: The benchmark.
         protocol: The protocol.
         run_dir: Where to write; null makes a new directory below ``runs/``. One begun earlier is gone on with.
-        settings: The method's settings, part of the run's identity.
         config: The resolved configuration as YAML, kept beside the results.
         pictures: Which pictures to keep; null keeps none.
         fingerprint: The data's, if it is known already; it takes a look at every file.
@@ -43,7 +42,6 @@ class Evaluation(Callback):
         data: SegmentationData,
         protocol: Protocol,
         run_dir: Path | None = None,
-        settings: dict[str, Any] | None = None,
         config: str | None = None,
         pictures: ResultPictures | None = None,
         fingerprint: str | None = None,
@@ -51,7 +49,6 @@ class Evaluation(Callback):
         self.method = method
         self.data = data
         self.protocol = protocol
-        self.settings = settings or {}
         self.config = config
         self.pictures = pictures or ResultPictures()
         self.vocabulary = data.vocabulary_for(protocol.class_names)  # once: a benchmark reads its names from files
@@ -69,7 +66,7 @@ class Evaluation(Callback):
     def identity(self, trainer: Trainer) -> dict[str, Any]:
         """Everything that determines the run's integers."""
         return {
-            "method": {"name": self.method.name, "class": _path(self.method), "settings": self.settings},
+            "method": {"name": self.method.name, "class": _path(self.method), "settings": self.method.identity()},
             "data": {"class": _path(self.data), "fingerprint": self._fingerprint, "images": len(self.data.ids)},
             "protocol": asdict(self.protocol),
             "weights": self._weights,
@@ -278,7 +275,6 @@ def evaluate(
     protocol: Protocol,
     trainer: Trainer,
     run_dir: Path | None = None,
-    settings: dict[str, Any] | None = None,
     config: str | None = None,
     pictures: ResultPictures | None = None,
     progress: EvaluationProgress | None = None,
@@ -292,7 +288,7 @@ def evaluate(
         OvsegError: Something that the user can mend; one sentence.
     """
     method.make_ready(data.vocabulary_for(protocol.class_names), protocol)
-    evaluation = Evaluation(method, data, protocol, run_dir, settings, config, pictures)
+    evaluation = Evaluation(method, data, protocol, run_dir, config, pictures)
     if progress is not None:
         progress.metric = evaluation.metric
     trainer.callbacks.append(evaluation)  # type: ignore[attr-defined]

@@ -34,7 +34,6 @@ class PointOfPass:
         method: Not bound yet; it may have parts in common with the other points'.
         protocol: It may differ from the other points' in what comes after the reading of pictures.
         run_dir: Of this point alone.
-        settings: The method's.
         config: The resolved configuration.
         pictures: Which pictures to keep.
     """
@@ -42,7 +41,6 @@ class PointOfPass:
     method: SegmentationMethod
     protocol: Protocol
     run_dir: Path | None = None
-    settings: dict[str, Any] | None = None
     config: str | None = None
     pictures: ResultPictures = field(default_factory=ResultPictures)
 
@@ -193,13 +191,4 @@ def evaluate_in_one_pass(points: Sequence[PointOfPass], data: SegmentationData, 
 
 def _ready(point: PointOfPass, data: SegmentationData, fingerprint: str) -> Evaluation:
     point.method.make_ready(data.vocabulary_for(point.protocol.class_names), point.protocol)
-    return Evaluation(
-        point.method,
-        data,
-        point.protocol,
-        point.run_dir,
-        point.settings,
-        point.config,
-        point.pictures,
-        fingerprint,
-    )
+    return Evaluation(point.method, data, point.protocol, point.run_dir, point.config, point.pictures, fingerprint)

@@ -57,17 +57,22 @@ def as_json(value: Any) -> Any:
 
 
 def _recording(init: Callable[..., None]) -> Callable[..., None]:
-    """A constructor that first checks and records its arguments; of a class and its bases only the outermost does."""
+    """A constructor that first checks and records its arguments.
+
+    Where a subclass has an argument of the same name, that one's value counts: it was recorded first.
+    """
     signature = inspect.signature(init)
 
     @functools.wraps(init)
     def wrapper(self: Configured, *args: Any, **kwargs: Any) -> None:
-        if "_arguments" not in self.__dict__:
-            bound = signature.bind(self, *args, **kwargs)
-            bound.apply_defaults()
-            arguments = dict(list(bound.arguments.items())[1:])
-            _check_choices(type(self).__name__, init, arguments)
-            self.__dict__["_arguments"] = arguments
+        bound = signature.bind(self, *args, **kwargs)
+        bound.apply_defaults()
+        arguments = dict(list(bound.arguments.items())[1:])
+        for parameter in signature.parameters.values():
+            if parameter.kind is parameter.VAR_KEYWORD:
+                arguments |= arguments.pop(parameter.name)
+        _check_choices(type(self).__name__, init, arguments)
+        self.__dict__["_arguments"] = {**arguments, **self.__dict__.get("_arguments", {})}
         init(self, *args, **kwargs)
 
     return wrapper
@@ -76,8 +81,13 @@ def _recording(init: Callable[..., None]) -> Callable[..., None]:
 @functools.cache
 def _choices(init: Callable[..., None]) -> dict[str, tuple[Any, ...]]:
     """The allowed values of every constructor argument that is annotated with a ``Literal``."""
-    found = {}
-    for name, hint in get_type_hints(init).items():
+    found: dict[str, tuple[Any, ...]] = {}
+    try:
+        hints = get_type_hints(init)
+    except NameError:
+        # Annotations that are imported for type checkers alone: the command line checks what it can.
+        return found
+    for name, hint in hints.items():
         options = _literals(hint)
         if options is not None:
             found[name] = options

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from abc import abstractmethod
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any, ClassVar, NamedTuple, final
 
@@ -21,6 +21,8 @@ from harness.data.datamodule import Sample
 from harness.data.protocol import Protocol
 from harness.data.vocabulary import Vocabulary
 from harness.method.configured import Configured, as_json
+from harness.method.part import Part, Requirement, identity_of, parts_of, required_by, unique
+from harness.method.refiner import Refiner
 from harness.method.stitching import Stitcher
 from harness.method.windows import Box, ScoreMap, batches, cut, window_grid
 from harness.system.errors import ConfigurationError, DataError
@@ -55,22 +57,6 @@ class Evidence(NamedTuple):
     title: str
     image: np.ndarray
     region: np.ndarray
-
-
-class Refiner(torch.nn.Module):
-    """Makes score planes follow the image's edges; each class alone, so that classes can be refined in chunks."""
-
-    @abstractmethod
-    def forward(self, image: Tensor, planes: Tensor) -> Tensor:
-        """Refine planes.
-
-        Args:
-            image: [3, h, w] uint8 RGB.
-            planes: [C, h, w] float32 scores.
-
-        Returns:
-            [C, h, w] float32.
-        """
 
 
 class SegmentationMethod(Configured, LightningModule):
@@ -132,6 +118,28 @@ class SegmentationMethod(Configured, LightningModule):
         for name in SEALED:
             if name in cls.__dict__:
                 raise TypeError(f"{cls.__name__} overrides {name}, which is the same for all methods: fill in a hook")
+
+    def parts(self) -> list[Part]:
+        """The parts among the constructor's arguments, in their order."""
+        return list(parts_of(self.arguments))
+
+    def requirements(self, flag: str) -> Iterable[Requirement]:
+        """What the method itself reads besides its parts; nothing is loaded.
+
+        Args:
+            flag: What the command line calls this method, for messages.
+        """
+        return ()
+
+    @final
+    def requires(self, flag: str = "--method") -> list[Requirement]:
+        """What the method and all its parts read from this machine, each once; ``flag`` as in ``requirements``."""
+        return unique([*self.requirements(flag), *required_by(self.arguments, flag)])
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that determines what the method predicts: its settings, and its loaded parts' identities; JSON."""
+        given = {name: value for name, value in self.arguments.items() if name not in self.not_identity}
+        return {"class": type(self).__name__, **{name: identity_of(value) for name, value in given.items()}}
 
     def bind(self, vocabulary: Vocabulary, protocol: Protocol) -> None:
         """Set what to segment and how.
@@ -275,7 +283,12 @@ class SegmentationMethod(Configured, LightningModule):
             if isinstance(child, torch.nn.ModuleDict):
                 del models[name]
                 models |= {f"{name}.{key}": module for key, module in child.items()}
-        return {name: hash_weights(module) for name, module in models.items() if module.state_dict()}
+        hashes = {
+            name: module.all_weights() if isinstance(module, Part) else hash_weights(module)
+            for name, module in models.items()
+            if module.state_dict()
+        }
+        return {name: found for name, found in hashes.items() if found is not None}
 
     @final
     def predict_step(self, batch: list[Sample], batch_idx: int) -> list[Prediction]:

@@ -1,6 +1,8 @@
 """Parts: everything frozen that a method is composed of, such as image-text models, generators, region proposers."""
 
+import hashlib
 from collections.abc import Hashable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, final
 
 import torch
@@ -24,6 +26,17 @@ class Requirement(NamedTuple):
     missing: str | None
 
 
+def required_file(path: str | Path, flag: str) -> Requirement:
+    """A file that is here or not.
+
+    Args:
+        path: Where it should be.
+        flag: The setting that holds the path, for the message.
+    """
+    here = Path(path).expanduser().is_file()
+    return Requirement("file", str(path), None if here else f"put the file there, or give its path with {flag}")
+
+
 class Part(Configured, nn.Module):
     """A frozen part of a method. The constructor keeps settings and loads nothing; ``load`` builds it, once.
 
@@ -31,8 +44,14 @@ class Part(Configured, nn.Module):
     depends on nothing but its arguments: a part is shared by all configurations in which its settings are equal.
     """
 
-    _loaded: bool = False
-    _weights: str | None = None
+    _part_loaded: bool = False
+    _part_weights: str | None = None
+    _part_identity: dict[str, Any] | None = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "load" in cls.__dict__:
+            raise TypeError(f"{cls.__name__} overrides load, which is the same for all parts: fill in build")
 
     @final
     def load(self) -> None:
@@ -42,24 +61,38 @@ class Part(Configured, nn.Module):
             ModelError: Weights are not on this machine; the message says what to fetch.
             ConfigurationError: A setting does not fit what was loaded.
         """
-        if self._loaded:
+        if self._part_loaded:
             return
         for part in self.parts():
             part.load()
         self.build()
-        self._loaded = True
+        self._part_loaded = True
+
+    @final
+    def mark_loaded(self) -> None:
+        """Say that the part was given its networks, which ``load`` then leaves alone; ends every ``adopt``."""
+        self._part_loaded = True
+
+    @property
+    def loaded(self) -> bool:
+        """Whether ``load``, or ``adopt`` in its place, has succeeded."""
+        return self._part_loaded
 
     def build(self) -> None:
         """Build what is frozen from local files, and assign networks as submodules."""
 
-    def requirements(self) -> Iterable[Requirement]:
-        """What this part itself reads; nothing is loaded and nothing fetched."""
+    def requirements(self, flag: str) -> Iterable[Requirement]:
+        """What this part itself reads; nothing is loaded and nothing fetched.
+
+        Args:
+            flag: What the command line calls this part, such as ``--method.clip``, for messages.
+        """
         return ()
 
-    def requires(self) -> list[Requirement]:
-        """What this part and the parts that it is made of read, each once."""
-        every = [*self.requirements(), *(need for part in self.parts() for need in part.requires())]
-        return list(dict.fromkeys(every))
+    @final
+    def requires(self, flag: str = "--method") -> list[Requirement]:
+        """What this part and the parts that it is made of read, each once; ``flag`` as in ``requirements``."""
+        return unique([*self.requirements(flag), *required_by(self.arguments, flag)])
 
     def parts(self) -> list["Part"]:
         """The parts among the constructor's arguments, in their order."""
@@ -69,32 +102,81 @@ class Part(Configured, nn.Module):
         """What a loaded model's own files determine besides its weights, as JSON; None for a part without any."""
         return None
 
+    def resolved(self) -> Mapping[str, Any]:
+        """Arguments as they act once the part is loaded, where that differs from how they were given.
+
+        Such as a size that was left to the model. They take the arguments' place in ``identity``.
+        """
+        return {}
+
     def weights(self) -> str | None:
         """16 hex digits of this part's own weights, without those of its parts, as first loaded; None without any."""
-        if self._weights is None:
-            inner = {id(tensor) for part in self.parts() for tensor in part.state_dict(keep_vars=True).values()}
-            own = {name: tensor for name, tensor in self.state_dict(keep_vars=True).items() if id(tensor) not in inner}
-            self._weights = hash_tensors(own)[:16] if own else ""
-        return self._weights or None
+        if self._part_weights is not None:
+            return self._part_weights or None
+        inner = {id(tensor) for part in self.parts() for tensor in part.state_dict(keep_vars=True).values()}
+        own = {name: tensor for name, tensor in self.state_dict(keep_vars=True).items() if id(tensor) not in inner}
+        found = hash_tensors(own)[:16] if own else ""
+        if self._part_loaded:
+            self._part_weights = found
+        return found or None
+
+    @final
+    def all_weights(self) -> str | None:
+        """16 hex digits of this part's weights and those of its parts; None without any."""
+        hashes = [found for found in (self.weights(), *(part.all_weights() for part in self.parts())) if found]
+        if len(hashes) < 2:
+            return hashes[0] if hashes else None
+        return hashlib.sha256(" ".join(hashes).encode()).hexdigest()[:16]
 
     def identity(self) -> dict[str, Any]:
-        """Everything that determines what this part computes: settings, loaded configuration, weights, dtype; JSON.
+        """Everything that determines what this part computes: settings, loaded configuration and weights; JSON.
 
-        The part is loaded. Parts that it is made of are nested with their own identity.
+        Of a loaded part, unless it has nothing to load. Parts that it is made of are nested with their own identity.
         """
-        given = {name: _identity_of(value) for name, value in self.arguments.items() if name not in self.not_identity}
-        found = {
-            "class": type(self).__name__,
-            **given,
-            "configuration": self.configuration(),
-            "weights": self.weights(),
-        }
-        return {key: value for key, value in found.items() if key in given or value is not None}
+        if self._part_identity is None:
+            given = {name: value for name, value in self.arguments.items() if name not in self.not_identity}
+            found = {
+                "class": type(self).__name__,
+                **{name: identity_of(value) for name, value in {**given, **self.resolved()}.items()},
+            }
+            told = {"configuration": self.configuration(), "weights": self.weights()}
+            found |= {name: value for name, value in told.items() if value is not None}
+            if not self._part_loaded:
+                return found
+            self._part_identity = found
+        return dict(self._part_identity)
 
     @property
     def device(self) -> torch.device:
         """Where its weights are; the CPU for a part without any."""
         return next((tensor.device for tensor in self.state_dict(keep_vars=True).values()), torch.device("cpu"))
+
+
+def required_by(arguments: Mapping[str, Any], flag: str) -> list[Requirement]:
+    """What the parts among some constructor's arguments read, each once.
+
+    Args:
+        arguments: By name; parts may lie in lists and dicts.
+        flag: What the command line calls the object that has them.
+    """
+    found: list[Requirement] = []
+    for name, value in arguments.items():
+        if isinstance(value, Part):
+            found += value.requires(f"{flag}.{name}")
+        elif isinstance(value, Mapping):
+            found += required_by(value, f"{flag}.{name}")
+        elif isinstance(value, (list, tuple)):
+            for part in parts_of(value):
+                found += part.requires(f"{flag}.{name}")
+    return unique(found)
+
+
+def unique(requirements: Iterable[Requirement]) -> list[Requirement]:
+    """Each file, model and package once, as first mentioned."""
+    found: dict[tuple[str, str], Requirement] = {}
+    for need in requirements:
+        found.setdefault((need.kind, need.name), need)
+    return list(found.values())
 
 
 def parts_of(value: Any) -> Iterator[Part]:
@@ -109,13 +191,14 @@ def parts_of(value: Any) -> Iterator[Part]:
             yield from parts_of(item)
 
 
-def _identity_of(value: Any) -> Any:
+def identity_of(value: Any) -> Any:
+    """An argument as JSON; a part as its identity, or as its settings if the method never loads it."""
     if isinstance(value, Part):
-        return value.identity()
+        return value.identity() if value.loaded else value.settings()
     if isinstance(value, Mapping):
-        return {str(key): _identity_of(item) for key, item in value.items()}
+        return {str(key): identity_of(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_identity_of(item) for item in value]
+        return [identity_of(item) for item in value]
     return as_json(value)
 
 

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 P = ParamSpec("P")
 R = TypeVar("R")
-C = TypeVar("C", bound=type)
 
 # What is kept of one image at most, inputs and results; what does not fit is computed again.
 BUDGET = 2**32
@@ -251,61 +250,3 @@ def _parted(value: Any, tensors: list[Tensor]) -> Any:
     if isinstance(value, list):
         return [_parted(each, tensors) for each in value]
     raise _Unshared
-
-
-def frozen_part(cls: C) -> C:
-    """Mark a class of parts, and its subclasses, that nobody changes once they are loaded.
-
-    Points whose configurations of such a part are equal then have one object for it.
-    """
-    cls.frozen_part = True  # type: ignore[attr-defined]
-    return cls
-
-
-class Parts:
-    """Constructs parts, equal ones once; an instantiator of jsonargparse.
-
-    A part is equal to another if class and arguments are; arguments that are parts themselves, if they are one object.
-    Whatever is not marked ``frozen_part`` is constructed anew, as is a part that was given something which is not.
-    """
-
-    def __init__(self) -> None:
-        self._made: dict[Hashable, Any] = {}
-
-    def __call__(self, cls: type, *arguments: Any, **settings: Any) -> Any:
-        """An object of ``cls``, perhaps one made before."""
-        if not getattr(cls, "frozen_part", False):
-            return cls(*arguments, **settings)
-        try:
-            key = (cls, self._key(arguments), self._key(settings))
-        except _Unshared:
-            return cls(*arguments, **settings)
-        if key not in self._made:
-            made = cls(*arguments, **settings)
-            if hasattr(made, "load"):
-                made.load = _loading_once(made.load)
-            self._made[key] = made
-        return self._made[key]
-
-    def _key(self, value: Any) -> Hashable:
-        if isinstance(value, (list, tuple)):
-            return type(value), tuple(self._key(each) for each in value)
-        if isinstance(value, dict):
-            return dict, tuple((name, self._key(each)) for name, each in value.items())
-        if any(value is made for made in self._made.values()):
-            return type(value), id(value)
-        if isinstance(value, _PLAIN) or type(value).__module__ == "pathlib":
-            return type(value), value
-        raise _Unshared
-
-
-def _loading_once(load: Callable[[], None]) -> Callable[[], None]:
-    loaded = False
-
-    def act() -> None:
-        nonlocal loaded
-        if not loaded:
-            load()
-            loaded = True
-
-    return act

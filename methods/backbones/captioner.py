@@ -1,42 +1,26 @@
 """Captioners: one sentence about a picture."""
 
 import hashlib
-import math
 import time
 from abc import abstractmethod
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
-from transformers.utils.logging import disable_progress_bar
 
 from harness.artifacts.store import ArtifactStore
-from harness.artifacts.work_item import WorkItem, key_of
+from harness.artifacts.work_item import WorkItem
+from harness.method.part import Part, Requirement
 from harness.system.errors import ConfigurationError, ModelError
-from harness.system.sharing import frozen_part, once
+from harness.system.sharing import once
+from methods.backbones import hub
 from methods.backbones.diffusion_pipeline import Precision
 
-# Entries of a configuration that say where a model came from, not what it is.
-_ORIGIN = ("transformers_version", "dtype", "torch_dtype", "name_or_path", "processor_class", "auto_map")
 
-
-@frozen_part
-class Captioner(nn.Module):
-    """A frozen image captioner. The constructor loads nothing; ``load`` does."""
-
-    @abstractmethod
-    def load(self) -> None:
-        """Build the model.
-
-        Raises:
-            ModelError: Its weights are not on this machine.
-        """
-
-    @abstractmethod
-    def settings(self) -> dict[str, Any]:
-        """Everything but the weights that determines a caption, as JSON; of a loaded captioner."""
+class Captioner(Part):
+    """A frozen image captioner."""
 
     @abstractmethod
     def caption(self, image: Tensor) -> str:
@@ -64,6 +48,7 @@ class HubCaptioner(Captioner):
         ConfigurationError: A setting is out of range.
     """
 
+    not_identity = frozenset({"name", "revision"})
     model: PreTrainedModel
 
     def __init__(
@@ -89,23 +74,30 @@ class HubCaptioner(Captioner):
         self.max_length = max_length
         self.precision = precision
 
-    def load(self) -> None:
-        """Build model and processor from local files or the Hub's cache."""
-        if self.name.startswith((".", "/")) and not Path(self.name).is_dir():
-            raise ModelError(f"there is no captioner in '{self.name}': it is no folder")
-        disable_progress_bar()
-        try:
-            processor = AutoProcessor.from_pretrained(self.name, revision=self.revision)
+    def build(self) -> None:
+        """Build model and processor from local files or the Hub's cache.
+
+        Raises:
+            ModelError: They are not on this machine.
+        """
+        with hub.loading(self.name, self.revision, "captioner") as where:
+            processor = AutoProcessor.from_pretrained(self.name, **where)
             model = AutoModelForImageTextToText.from_pretrained(
-                self.name, revision=self.revision, dtype=getattr(torch, self.precision)
+                self.name, dtype=getattr(torch, self.precision), **where
             )
-        except (OSError, ValueError) as error:
-            raise ModelError(
-                f"the captioner '{self.name}' is neither a complete folder here nor in the Hub's cache "
-                f"({' '.join(str(error).split())[:200]}); where there is a network, `hf download {self.name}` (or the "
-                "same command with HF_HUB_OFFLINE=0 in front) fetches it once"
-            ) from error
         self.adopt(model, processor)
+
+    def requirements(self, flag: str) -> Iterable[Requirement]:
+        """See ``Part.requirements``."""
+        yield hub.required_model(self.name, self.revision, f"{flag}.name")
+
+    def configuration(self) -> Any:
+        """Hashes of the configurations of model, generation and image processor, and of the vocabulary."""
+        return self._configuration
+
+    def resolved(self) -> Mapping[str, Any]:
+        """The prompt without the spaces at its end, and the precision that the model is held in."""
+        return {"prompt": self.prompt.rstrip(), "precision": self._precision}
 
     def adopt(self, model: PreTrainedModel, processor: ProcessorMixin) -> None:
         """Use a model that was built elsewhere, such as one with random weights.
@@ -119,32 +111,19 @@ class HubCaptioner(Captioner):
         self.model = model.eval().requires_grad_(False)
         self._processor: Any = processor
         decoder = model.text_decoder if self._is_blip else model.language_model
-        # Asked for with every picture, and a vocabulary is long.
-        self._identity = key_of(
-            {
-                "model": _plain(model.config.to_dict()),
-                "generation": _plain(decoder.generation_config.to_diff_dict()),
-                "pixels": _plain(self._processor.image_processor.to_dict()),
-                "words": _plain(self._processor.tokenizer.get_vocab()),
-            }
-        )
+        self._configuration = {
+            "model": hub.fingerprint(model.config.to_dict()),
+            "generation": hub.fingerprint(decoder.generation_config.to_diff_dict()),
+            "pixels": hub.fingerprint(self._processor.image_processor.to_dict()),
+            "vocabulary": hub.vocabulary(self._processor.tokenizer.get_vocab()),
+        }
         if self.max_length <= self._prompt_tokens():
             raise ConfigurationError(
                 f"captioner: the prompt {self.prompt!r} has {self._prompt_tokens()} tokens, so that max_length "
                 f"{self.max_length} leaves none for the caption"
             )
-
-    def settings(self) -> dict[str, Any]:
-        """See ``Captioner.settings``."""
-        return {
-            "class": type(self).__name__,
-            "model": self._identity,
-            "prompt": self.prompt.rstrip(),
-            "beams": self.beams,
-            "min_length": self.min_length,
-            "max_length": self.max_length,
-            "precision": str(self.model.dtype).removeprefix("torch."),
-        }
+        self._precision = str(model.dtype).removeprefix("torch.")
+        self.mark_loaded()
 
     @once
     @torch.no_grad()
@@ -188,12 +167,11 @@ class HubCaptioner(Captioner):
         return len(self._processor.tokenizer(self.prompt.rstrip()).input_ids)
 
 
-def stored_caption(captioner: Captioner, weights: str | None, image: Tensor, store: ArtifactStore, title: str) -> str:
+def stored_caption(captioner: Captioner, image: Tensor, store: ArtifactStore, title: str) -> str:
     """A picture's caption, made once for the same pixels and captioner, then read from the store.
 
     Args:
         captioner: Loaded, on its device.
-        weights: Hash of its weights.
         image: [3, H, W] uint8 RGB.
         store: Where captions are kept.
         title: What a person calls the picture; not part of the key.
@@ -202,7 +180,7 @@ def stored_caption(captioner: Captioner, weights: str | None, image: Tensor, sto
         StoreError: The store cannot be written.
     """
     digest = hashlib.sha256(repr(tuple(image.shape)).encode() + image.cpu().numpy().tobytes()).hexdigest()
-    spec = {"kind": "caption", "captioner": captioner.settings(), "weights": weights, "image": digest}
+    spec = {"kind": "caption", "captioner": captioner.identity(), "image": digest}
     item = WorkItem(spec, f"caption of {title}")
     if not store.mend(item.key, item.title):
         with store.lock(item.key, wait=True):
@@ -212,14 +190,3 @@ def stored_caption(captioner: Captioner, weights: str | None, image: Tensor, sto
                 letters = torch.tensor(list(captioner.caption(image).encode()), dtype=torch.uint8)
                 store.put(item, {"utf8": letters}, time.perf_counter() - began)
     return bytes(store.load(item.key)["utf8"].tolist()).decode()
-
-
-def _plain(config: Any) -> Any:
-    """A configuration as JSON without what only says where it came from, at any depth."""
-    if isinstance(config, dict):
-        items = {str(key): value for key, value in config.items()}
-        return {key: _plain(items[key]) for key in sorted(items) if key[:1] != "_" and key not in _ORIGIN}
-    if isinstance(config, (list, tuple)):
-        return [_plain(value) for value in config]
-    known = isinstance(config, (str, int, bool, type(None))) or (isinstance(config, float) and math.isfinite(config))
-    return config if known else str(config)

@@ -19,7 +19,7 @@ class OpenCLIPDense(Dense):
     Pictures of other sizes than the model's own are seen with bilinearly interpolated position embeddings.
 
     Args:
-        clip: The model; only its image encoder is kept.
+        clip: The model; only its image encoder goes to the device.
         imagenet_normalisation: Normalise with ImageNet's mean and deviation, as OVDiff's release does, not CLIP's.
     """
 
@@ -27,17 +27,16 @@ class OpenCLIPDense(Dense):
 
     def __init__(self, clip: OpenCLIP, imagenet_normalisation: bool = False) -> None:
         super().__init__()
-        self._source = [clip]  # in a list, so that its text encoder is not a submodule of this one
         self.imagenet_normalisation = imagenet_normalisation
 
-    def load(self) -> None:
-        """Build CLIP and keep its image encoder.
+    def build(self) -> None:
+        """Take CLIP's image encoder.
 
         Raises:
             ModelError: The image encoder is no plain vision transformer.
         """
-        clip = self._source[0]
-        clip.load()
+        # Not a submodule, so that its text encoder stays where it is.
+        clip: OpenCLIP = self.arguments["clip"]
         visual = clip.model.visual
         if not hasattr(visual, "transformer") or not hasattr(visual, "conv1"):
             raise ModelError(f"open_clip '{clip.name}' has no vision transformer whose patches could be taken")
@@ -47,11 +46,6 @@ class OpenCLIPDense(Dense):
         mean, std = (IMAGENET_MEAN, IMAGENET_STD) if self.imagenet_normalisation else clip.normalisation
         self._mean, self._std = tuple(mean), tuple(std)
         self._positions = visual.positional_embedding
-        self._source.clear()
-
-    def settings(self) -> dict[str, object]:
-        """See ``Dense.settings``."""
-        return {"class": type(self).__name__, "imagenet_normalisation": self.imagenet_normalisation}
 
     @once
     def features(

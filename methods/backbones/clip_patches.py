@@ -51,22 +51,20 @@ class CLIPPatches(ImageText):
             raise ConfigurationError(f"the size of CLIP's pictures must be positive, not {size}")
         self.clip = clip
         self.size = size
-        self._dense = [OpenCLIPDense(clip)]  # in a list, so that the image encoder is not a submodule twice
 
-    def load(self) -> None:
-        """Load CLIP.
+    def build(self) -> None:
+        """Check that CLIP's patches can be projected.
 
         Raises:
             ModelError: The weights are not here, or the image encoder is no plain vision transformer.
         """
-        self.clip.load()
         dense = OpenCLIPDense(self.clip)
         dense.load()
         blocks = dense.visual.transformer.resblocks
         plain = dense.visual.proj is not None and dense.visual.attn_pool is None
         if not plain or len(blocks) < 2 or not isinstance(getattr(blocks[-1], "attn", None), nn.MultiheadAttention):
             raise ModelError(f"the patches of open_clip '{self.clip.name}' cannot be projected as its pictures are")
-        self._dense = [dense]
+        self._dense = [dense]  # in a list, so that the image encoder is not a submodule twice
 
     def encode_images(self, images: Tensor) -> Tensor:
         """See ``ImageText.encode_images``."""

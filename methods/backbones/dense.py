@@ -1,17 +1,17 @@
 """Dense features: a vector for every patch of a picture, from a frozen vision transformer."""
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, BaseImageProcessor, PreTrainedModel
-from transformers.utils.logging import disable_progress_bar
+from transformers import AutoConfig, AutoModel, PreTrainedModel
 
+from harness.method.part import Part, Requirement
 from harness.system.errors import ModelError
-from harness.system.sharing import frozen_part, once
+from harness.system.sharing import once
+from methods.backbones import hub
 from methods.backbones.pixels import IMAGENET_MEAN, IMAGENET_STD, normalise, pad_to_multiple
 
 Kind = Literal["key", "query", "value", "token"]
@@ -30,24 +30,11 @@ class ViTFeatures(NamedTuple):
     cls_attention: Tensor | None
 
 
-@frozen_part
-class Dense(nn.Module):
-    """A frozen dense backbone. The constructor loads nothing; ``load`` does."""
+class Dense(Part):
+    """A frozen dense backbone."""
 
     patch_size: int
     dim: int
-
-    @abstractmethod
-    def load(self) -> None:
-        """Build the model.
-
-        Raises:
-            ModelError: Its weights are not on this machine.
-        """
-
-    def settings(self) -> dict[str, object]:
-        """Everything but the weights that determines the features, as JSON."""
-        return {"class": type(self).__name__}
 
     @abstractmethod
     def features(
@@ -76,6 +63,8 @@ class HubViT(Dense):
         random_weights: Build from the configuration alone, for tests and timing without the weights.
     """
 
+    not_identity = frozenset({"name", "revision"})
+
     def __init__(
         self,
         name: str,
@@ -91,33 +80,30 @@ class HubViT(Dense):
         self.std = std
         self.random_weights = random_weights
 
-    def load(self) -> None:
-        """Build the model from local files or the Hub's cache, in float32."""
-        if self.name.startswith((".", "/")) and not Path(self.name).is_dir():
-            raise ModelError(f"there is no model folder '{self.name}'")
-        disable_progress_bar()
-        try:
+    def build(self) -> None:
+        """Build the model from local files or the Hub's cache, in float32.
+
+        Raises:
+            ModelError: It is not on this machine.
+        """
+        with hub.loading(self.name, self.revision) as where:
             if self.random_weights:
-                model = AutoModel.from_config(AutoConfig.from_pretrained(self.name, revision=self.revision))
+                model = AutoModel.from_config(AutoConfig.from_pretrained(self.name, **where))
             else:
-                model = AutoModel.from_pretrained(self.name, revision=self.revision, dtype=torch.float32)
-        except (OSError, ValueError) as error:
-            raise ModelError(
-                f"the model '{self.name}' is neither a folder here nor in the Hub's cache; where there is a network, "
-                f"`hf download {self.name}` (or the same command with HF_HUB_OFFLINE=0 in front) fetches it once"
-            ) from error
-        self.adopt(model, self._preprocessing())
+                model = AutoModel.from_pretrained(self.name, dtype=torch.float32, **where)
+        self.adopt(model, hub.preprocessing(self.name, self.revision))
 
-    def _preprocessing(self) -> Mapping[str, Any]:
-        """The model's own preprocessing; empty if it has none."""
-        try:
-            return dict(BaseImageProcessor.get_image_processor_dict(self.name, revision=self.revision)[0])
-        except OSError:
-            return {}
+    def requirements(self, flag: str) -> Iterable[Requirement]:
+        """See ``Part.requirements``."""
+        yield hub.required_model(self.name, self.revision, f"{flag}.name")
 
-    def settings(self) -> dict[str, object]:
-        """See ``Dense.settings``."""
-        return {"class": type(self).__name__, "mean": list(self._mean), "std": list(self._std)}
+    def configuration(self) -> Any:
+        """A hash of the model's own configuration."""
+        return hub.fingerprint(self.model.config.to_dict())
+
+    def resolved(self) -> Mapping[str, Any]:
+        """The normalisation that was found."""
+        return {"mean": self._mean, "std": self._std}
 
     def adopt(self, model: PreTrainedModel, preprocessing: Mapping[str, Any] | None = None) -> None:
         """Use a model that was built elsewhere, such as one with random weights.
@@ -144,6 +130,7 @@ class HubViT(Dense):
         ]
         if not self._attentions:
             raise ModelError(f"'{self.name}' ({type(model).__name__}) has no attention layers with q_proj and k_proj")
+        self.mark_loaded()
 
     @once
     def features(

@@ -4,22 +4,47 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from inspect import signature
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from diffusers import DiffusionPipeline
-from torch import Tensor, nn
+from torch import Tensor
 
+from harness.method.part import Part, Requirement
 from harness.system.errors import ConfigurationError, ModelError
-from harness.system.sharing import frozen_part
 from methods.backbones import diffusion_pipeline as parts
+from methods.backbones import hub
 from methods.backbones.diffusion_pipeline import Precision
 
-if TYPE_CHECKING:
-    from methods.support.attribution import Attribution
+
+class WordMaps(Protocol):
+    """What is gathered while a UNet runs."""
+
+    def maps(self) -> Tensor:
+        """[B, words, h, w] float32, at least 0."""
+
+
+class Attribution(Protocol):
+    """How attention to words becomes maps; ``methods.support.attribution`` has one."""
+
+    @property
+    def resolution(self) -> int | None:
+        """Longer side of the maps; None for the latents'."""
+
+    def collect(
+        self, pipeline: DiffusionPipeline, prompts: Sequence[str], words: Sequence[str], latents: tuple[int, int]
+    ) -> AbstractContextManager[WordMaps]:
+        """Record what the pipeline's UNet attends to inside.
+
+        Args:
+            pipeline: A pipeline with ``unet`` and ``tokenizer``.
+            prompts: B prompts, those of the passes that will be made.
+            words: Words or phrases, the same for every prompt.
+            latents: The latents' (height, width).
+        """
 
 
 class GeneratedImages(NamedTuple):
@@ -34,17 +59,8 @@ class GeneratedImages(NamedTuple):
     maps: Tensor | None
 
 
-@frozen_part
-class TextToImage(nn.Module):
-    """A frozen text-to-image model. The constructor loads nothing; ``load`` does."""
-
-    @abstractmethod
-    def load(self) -> None:
-        """Build the model.
-
-        Raises:
-            ModelError: Its weights are not on this machine.
-        """
+class TextToImage(Part):
+    """A frozen text-to-image model."""
 
     @abstractmethod
     def generate(
@@ -62,10 +78,6 @@ class TextToImage(nn.Module):
             words: Words or phrases to attribute.
             attribution: How to attribute; needed with words.
         """
-
-    @abstractmethod
-    def settings(self) -> dict[str, Any]:
-        """Everything that determines the pictures of given prompts and seeds, and nothing else, as JSON."""
 
 
 class DiffusersTextToImage(TextToImage):
@@ -90,6 +102,8 @@ class DiffusersTextToImage(TextToImage):
         ConfigurationError: A setting is out of range.
     """
 
+    not_identity = frozenset({"name", "revision", "variant", "batch_size"})
+
     def __init__(
         self,
         name: str = "stable-diffusion-v1-5/stable-diffusion-v1-5",
@@ -113,8 +127,12 @@ class DiffusersTextToImage(TextToImage):
         self.size = (size, size) if isinstance(size, int) else size
         self.batch_size = batch_size
 
-    def load(self) -> None:
-        """Build the pipeline from local files or the Hub's cache."""
+    def build(self) -> None:
+        """Build the pipeline from local files or the Hub's cache.
+
+        Raises:
+            ModelError: It is not on this machine, or of another kind.
+        """
         self.adopt(parts.load_pipeline(self.name, self.revision, self.variant, self.precision))
 
     def adopt(self, pipeline: DiffusionPipeline) -> None:
@@ -129,29 +147,30 @@ class DiffusersTextToImage(TextToImage):
         # Registered here so that they follow this module to its device; the pipeline asks them where they are.
         for part, module in parts.modules(pipeline).items():
             self.add_module(part, module)
-        self._identity: dict[str, Any] | None = None
+        self.mark_loaded()
 
-    def settings(self) -> dict[str, Any]:
-        """See ``TextToImage.settings``; the model is told by its weights, so that its name or folder may change.
+    def requirements(self, flag: str) -> Iterable[Requirement]:
+        """See ``Part.requirements``."""
+        yield hub.required_model(self.name, self.revision, f"{flag}.name")
 
-        Batch size and device are left out, although they can change single pixels by a level.
-        """
-        if self._identity is None:
-            self._identity = parts.identity(self.pipeline)
-        guided = self.guidance > 1
+    def configuration(self) -> Any:
+        """The pipeline's networks and tokenizers, and what the scheduler is configured to."""
         scheduler = self.pipeline.scheduler
+        scheduling = {"class": type(scheduler).__name__, **hub.plain_config(scheduler.config)}
+        return {"model": parts.configuration(self.pipeline), "scheduler": scheduling}
+
+    def resolved(self) -> Mapping[str, Any]:
+        """Without guidance neither its scale nor the negative prompt counts; the model's own size and scheduler."""
+        guided = self.guidance > 1
         return {
-            "model": self._identity,
-            "scheduler": {"class": type(scheduler).__name__, **parts.plain_config(scheduler.config)},
-            "steps": self.steps,
+            "scheduler": type(self.pipeline.scheduler).__name__,
             "guidance": self.guidance if guided or self._embeds_guidance else 1.0,
             "negative_prompt": self.negative_prompt if guided and self._takes_negative_prompt else None,
-            "precision": self.precision,
             "size": list(self.image_size),
         }
 
     def source(self) -> dict[str, Any]:
-        """Where the model came from, for a manifest: it does not determine the pictures and is not in ``settings``."""
+        """Where the model came from, for a manifest: it does not determine the pictures and is not in ``identity``."""
         return {"name": self.name, "revision": self.revision, "variant": self.variant}
 
     @torch.no_grad()

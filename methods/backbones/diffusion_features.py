@@ -1,6 +1,6 @@
 """Dense features of a picture from inside a denoising UNet: one pass at one noise level."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -8,9 +8,11 @@ import torch.nn.functional as F
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
+from harness.method.part import Requirement
 from harness.system.errors import ConfigurationError, did_you_mean
 from harness.system.sharing import once
 from methods.backbones import diffusion_pipeline as parts
+from methods.backbones import hub
 from methods.backbones.diffusion_pipeline import Precision
 from methods.backbones.features import FeatureExtractor
 from methods.backbones.pixels import fitted_scale, resize
@@ -59,6 +61,8 @@ class DiffusionFeatures(FeatureExtractor):
         precision: Of weights and activations; features are float32.
     """
 
+    not_identity = frozenset({"name", "revision", "variant"})
+
     def __init__(
         self,
         name: str = "stable-diffusion-v1-5/stable-diffusion-v1-5",
@@ -87,7 +91,7 @@ class DiffusionFeatures(FeatureExtractor):
         self.sample_latents, self.noise, self.seed = sample_latents, noise, seed
         self.precision = precision
 
-    def load(self) -> None:
+    def build(self) -> None:
         """Build the pipeline from local files or the Hub's cache.
 
         Raises:
@@ -110,27 +114,19 @@ class DiffusionFeatures(FeatureExtractor):
         self.pipeline = pipeline
         for part, module in parts.modules(pipeline).items():
             self.add_module(part, module)
+        self.mark_loaded()
 
-    def settings(self) -> dict[str, Any]:
-        """See ``FeatureExtractor.settings``; the model must be loaded."""
-        return {
-            "class": type(self).__name__,
-            "model": parts.identity(self.pipeline, weights=False),
-            "schedule": parts.noise_schedule(self.pipeline)[1],
-            "layers": list(self.layers),
-            "kind": self.kind,
-            "attention_layers": list(self.attention_layers),
-            "timestep": self.timestep,
-            "prompt": self.prompt,
-            "size": None if self.fit == "none" else self._side,
-            "fit": self.fit,
-            "grid": self.grid,
-            "sample_latents": self.sample_latents,
-            "seed": self.seed,
-            "precision": self.precision,
-            # Only said where it is new: entries made before stay valid.
-            **({} if self.noise else {"noise": False}),
-        }
+    def requirements(self, flag: str) -> Iterable[Requirement]:
+        """See ``Part.requirements``."""
+        yield hub.required_model(self.name, self.revision, f"{flag}.name")
+
+    def configuration(self) -> Any:
+        """The pipeline's networks and tokenizers, and the noise schedule that it was trained with."""
+        return {"model": parts.configuration(self.pipeline), "schedule": parts.noise_schedule(self.pipeline)[1]}
+
+    def resolved(self) -> Mapping[str, Any]:
+        """The model's own size; pictures that are left as they come have none."""
+        return {"size": None if self.fit == "none" else self._side}
 
     @once
     @torch.no_grad()

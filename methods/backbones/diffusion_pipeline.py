@@ -1,7 +1,5 @@
 """Loading a Stable-Diffusion-like pipeline of diffusers, and what its generator and its features share."""
 
-import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -11,12 +9,12 @@ import diffusers
 import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
-from transformers.utils import logging as transformers_logging
 
 from harness.system.errors import ConfigurationError, ModelError, did_you_mean
-from harness.system.provenance import hash_weights
+from methods.backbones import hub
 
 Precision = Literal["float32", "float16", "bfloat16"]
+WHAT, MARKER = "diffusion pipeline", "model_index.json"
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
 # Parts of some pipelines that paint nothing: they are neither loaded nor asked for.
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
@@ -38,34 +36,23 @@ def load_pipeline(name: str, revision: str | None, variant: str | None, precisio
     Raises:
         ModelError: It is not on this machine, or not of that kind.
     """
-    if name.startswith((".", "/")) and not (Path(name) / "model_index.json").is_file():
-        raise ModelError(f"there is no diffusers pipeline in '{name}': model_index.json is missing")
+    if hub.is_folder(name):
+        hub.check_folder(name, WHAT, MARKER)
     files = sorted(path for path in Path(name).rglob("*") if path.is_file())
     key = (name, revision, variant, precision, *(path.stat().st_mtime_ns for path in files))
     held = _HELD.get(key)
     if held is not None:
         return held
     diffusers.utils.logging.disable_progress_bar()
-    transformers_logging.disable_progress_bar()
-    where: dict[str, Any] = {"revision": revision, "local_files_only": True}
-    try:
-        index = DiffusionPipeline.load_config(name, **where)
+    with hub.loading(name, revision, WHAT, MARKER) as where:
+        here = {key: value for key, value in where.items() if key != "trust_remote_code"}
+        index = DiffusionPipeline.load_config(name, **here)
         left_out: dict[str, Any] = {part: None for part in UNUSED if part in index}
         if "safety_checker" in index:
             left_out["requires_safety_checker"] = False
         pipeline = DiffusionPipeline.from_pretrained(
             name, dtype=getattr(torch, precision), variant=variant, use_safetensors=True, **where, **left_out
         )
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        options = "".join(
-            f", {key}={value!r}" for key, value in {"revision": revision, "variant": variant}.items() if value
-        )
-        raise ModelError(
-            f"the diffusion pipeline '{name}' is neither a complete folder here nor in the Hub's cache ({reason}); "
-            'where there is a network, `python -c "from diffusers import DiffusionPipeline as P; '
-            f'P.download({name!r}{options})"` fetches it, and its folder can be given as the name'
-        ) from error
     check_pipeline(pipeline, name)
     for module in modules(pipeline).values():
         module.eval().requires_grad_(False)
@@ -93,26 +80,23 @@ def modules(pipeline: DiffusionPipeline) -> dict[str, nn.Module]:
     return {part: module for part, module in found.items() if module is not None}
 
 
-def identity(pipeline: DiffusionPipeline, weights: bool = True) -> dict[str, Any]:
-    """What tells one model from another wherever it lies: weights, configurations and vocabulary, no names or paths.
-
-    Args:
-        pipeline: The pipeline.
-        weights: Whether to hash the weights as well (in the precision they are held in), some seconds for a large one.
+def configuration(pipeline: DiffusionPipeline) -> dict[str, Any]:
+    """What tells one model from another besides its weights, wherever it lies: no names or paths.
 
     Returns:
-        JSON: hashes per network and tokenizer, and the pipeline's class.
+        JSON: hashes of the configuration per network and of the vocabulary per tokenizer, and the pipeline's class.
     """
     found: dict[str, Any] = {"pipeline": type(pipeline).__name__}
     for part, module in modules(pipeline).items():
         config: Any = module.config
-        found[part] = {"config": _hash(config if isinstance(config, dict) else config.to_dict())}
-        if weights:
-            found[part]["weights"] = hash_weights(module)
+        found[part] = hub.fingerprint(config if isinstance(config, dict) else config.to_dict())
     for part in ("tokenizer", "tokenizer_2"):
         tokenizer = getattr(pipeline, part, None)
         if tokenizer is not None:
-            found[part] = _hash({"vocabulary": tokenizer.get_vocab(), "length": tokenizer.model_max_length})
+            found[part] = {
+                "vocabulary": hub.vocabulary(tokenizer.get_vocab()),
+                "length": int(tokenizer.model_max_length),
+            }
     return found
 
 
@@ -130,13 +114,6 @@ def make_scheduler(name: str, pipeline: DiffusionPipeline) -> Any:
     if name not in known:
         raise ConfigurationError(f"diffusers has no scheduler '{name}'{did_you_mean(name, known)}")
     return getattr(diffusers, name).from_config(pipeline.scheduler.config)
-
-
-def plain_config(config: Any) -> dict[str, Any]:
-    """A diffusers configuration without its private entries (names, versions), as JSON."""
-    entries = {key: value for key, value in dict(config).items() if not key.startswith("_")}
-    # Some hold an infinity, which JSON does not know.
-    return json.loads(json.dumps(entries, sort_keys=True, default=str), parse_constant=str)
 
 
 def check_size(size: tuple[int, int], pipeline: DiffusionPipeline) -> tuple[int, int]:
@@ -201,7 +178,7 @@ def noise_schedule(pipeline: DiffusionPipeline) -> tuple[diffusers.DDPMScheduler
         "trained_betas",
         "rescale_betas_zero_snr",
     )
-    config = plain_config(schedule.config)
+    config = hub.plain_config(schedule.config)
     return schedule, {name: config.get(name) for name in names}
 
 
@@ -258,10 +235,3 @@ def _normal(generators: Sequence[torch.Generator], like: Tensor) -> Tensor:
     """Normal noise [B, ...] drawn on the CPU, one generator for each entry of the batch."""
     drawn = [torch.randn(like.shape[1:], generator=generator) for generator in generators]
     return torch.stack(drawn).to(like)
-
-
-def _hash(content: dict[str, Any]) -> str:
-    """16 hex digits of the SHA-256 over the public entries; library versions and precision are not among them."""
-    ignored = ("transformers_version", "dtype", "torch_dtype")
-    public = {key: value for key, value in content.items() if key not in ignored}
-    return hashlib.sha256(json.dumps(plain_config(public), sort_keys=True).encode()).hexdigest()[:16]

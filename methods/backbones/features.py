@@ -1,31 +1,18 @@
 """Φ_v: dense features of a picture, from whatever frozen model, with all choices made."""
 
 from abc import abstractmethod
-from typing import Any, Literal
+from typing import Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
+from harness.method.part import Part
 from harness.system.errors import ConfigurationError
-from harness.system.sharing import frozen_part
 from methods.backbones.dense import Dense, Kind
 from methods.backbones.pixels import fitted_scale, resize
 
 
-@frozen_part
-class FeatureExtractor(nn.Module):
-    """Dense features of pictures. The constructor loads nothing; ``load`` does."""
-
-    @abstractmethod
-    def load(self) -> None:
-        """Build the model.
-
-        Raises:
-            ModelError: Its weights are not on this machine.
-        """
-
-    @abstractmethod
-    def settings(self) -> dict[str, Any]:
-        """Everything but the weights that determines the features, as JSON."""
+class FeatureExtractor(Part):
+    """Dense features of pictures."""
 
     @abstractmethod
     def features(self, images: Tensor) -> Tensor:
@@ -63,15 +50,6 @@ class DenseFeatures(FeatureExtractor):
         self.layer = layer
         self.size = size
         self.fit = fit
-
-    def load(self) -> None:
-        """Load the backbone."""
-        self.backbone.load()
-
-    def settings(self) -> dict[str, Any]:
-        """See ``FeatureExtractor.settings``."""
-        own = {"kind": self.kind, "layer": self.layer, "size": self.size, "fit": self.fit}
-        return {**own, "backbone": self.backbone.settings()}
 
     def features(self, images: Tensor) -> Tensor:
         """See ``FeatureExtractor.features``."""

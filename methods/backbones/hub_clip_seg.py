@@ -53,10 +53,10 @@ class HubCLIPSeg(HubImageText):
         Raises:
             ConfigurationError: The size is not a whole number of patches.
         """
-        super().adopt(model, tokenizer, preprocessing)
         patch = int(model.config.vision_config.patch_size)
         if self.size % patch:
             raise ConfigurationError(f"model.size must be a multiple of '{self.name}''s {patch} pixels a patch")
+        super().adopt(model, tokenizer, preprocessing)
 
     def encode_images(self, images: Tensor) -> Tensor:
         """Pictures of any size, squashed to ``size``."""

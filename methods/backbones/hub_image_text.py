@@ -1,18 +1,18 @@
 """Image-text models of transformers that segment by themselves: what loading and their texts have in common."""
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import AutoConfig, AutoTokenizer, BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils.logging import disable_progress_bar
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from harness.method.part import Requirement
 from harness.system.errors import ConfigurationError, ModelError
 from harness.system.sharing import once
+from methods.backbones import hub
 from methods.backbones.image_text import ImageText
 from methods.backbones.pixels import IMAGENET_MEAN, IMAGENET_STD
 
@@ -29,6 +29,7 @@ class HubImageText(ImageText):
         ConfigurationError: A setting is out of range.
     """
 
+    not_identity = frozenset({"name", "revision", "text_batch", "class_batch"})
     architecture: ClassVar[Any]  # the class of transformers
     model: PreTrainedModel
 
@@ -40,35 +41,32 @@ class HubImageText(ImageText):
         self.revision = revision
         self.text_batch = text_batch
 
-    def load(self) -> None:
+    def build(self) -> None:
         """Build model and tokenizer from local files or the Hub's cache, in float32.
 
         Raises:
             ModelError: They are not on this machine, or are those of another kind of model.
         """
-        if self.name.startswith((".", "/")) and not Path(self.name).is_dir():
-            raise ModelError(f"there is no model folder '{self.name}'")
-        disable_progress_bar()
-        try:
-            kind = AutoConfig.from_pretrained(self.name, revision=self.revision).model_type
+        with hub.loading(self.name, self.revision) as where:
+            kind = AutoConfig.from_pretrained(self.name, **where).model_type
             if kind != self.architecture.config_class.model_type:
                 raise ModelError(f"'{self.name}' is a model of type {kind}, not {self.architecture.__name__}")
-            tokenizer = AutoTokenizer.from_pretrained(self.name, revision=self.revision)
-            model = self.architecture.from_pretrained(self.name, revision=self.revision, dtype=torch.float32)
-        except (OSError, ValueError) as error:
-            raise ModelError(
-                f"the model '{self.name}' is neither a complete folder here nor in the Hub's cache; where there is a "
-                f"network, `hf download {self.name}` (or the same command with HF_HUB_OFFLINE=0 in front) fetches it "
-                "once"
-            ) from error
-        self.adopt(model, tokenizer, self._preprocessing())
+            tokenizer = AutoTokenizer.from_pretrained(self.name, **where)
+            model = self.architecture.from_pretrained(self.name, dtype=torch.float32, **where)
+        self.adopt(model, tokenizer, hub.preprocessing(self.name, self.revision))
 
-    def _preprocessing(self) -> Mapping[str, Any]:
-        """The model's own preprocessing; empty if it has none."""
-        try:
-            return dict(BaseImageProcessor.get_image_processor_dict(self.name, revision=self.revision)[0])
-        except OSError:
-            return {}
+    def requirements(self, flag: str) -> Iterable[Requirement]:
+        """See ``Part.requirements``."""
+        yield hub.required_model(self.name, self.revision, f"{flag}.name")
+
+    def configuration(self) -> Any:
+        """Hashes of the model's configuration and vocabulary, and the normalisation."""
+        return {
+            "model": hub.fingerprint(self.model.config.to_dict()),
+            "vocabulary": hub.vocabulary(self._tokenizer.get_vocab()),
+            "mean": list(self._mean),
+            "std": list(self._std),
+        }
 
     def adopt(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, preprocessing: Mapping[str, Any] | None = None
@@ -85,6 +83,7 @@ class HubImageText(ImageText):
         self._std = tuple(told.get("image_std") or IMAGENET_STD)
         self._tokenizer = tokenizer
         self.model = model.eval().requires_grad_(False)
+        self.mark_loaded()
 
     @abstractmethod
     def text_features(self, tokens: Mapping[str, Tensor]) -> Tensor:

@@ -2,30 +2,23 @@
 
 import logging
 from abc import abstractmethod
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import open_clip
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from harness.method.part import Part, Requirement, required_file
 from harness.system.errors import ConfigurationError, ModelError, did_you_mean
-from harness.system.sharing import frozen_part, once
+from harness.system.sharing import once
+from methods.backbones import hub
 from methods.backbones.pixels import normalise, resize
 
 
-@frozen_part
-class ImageText(nn.Module):
-    """A frozen image-text model. The constructor loads nothing; ``load`` does."""
-
-    @abstractmethod
-    def load(self) -> None:
-        """Build the model.
-
-        Raises:
-            ModelError: Its weights are not on this machine.
-        """
+class ImageText(Part):
+    """A frozen image-text model."""
 
     @abstractmethod
     def encode_images(self, images: Tensor) -> Tensor:
@@ -61,20 +54,27 @@ class OpenCLIP(ImageText):
         text_batch: Texts encoded at once.
     """
 
+    not_identity = frozenset({"name", "pretrained", "text_batch"})
+
     def __init__(self, name: str = "ViT-B-32", pretrained: str | None = None, text_batch: int = 256) -> None:
         super().__init__()
         self.name = name
         self.pretrained = pretrained
         self.text_batch = text_batch
 
-    def load(self) -> None:
-        """Build the model from local files or the Hub's cache, in float32."""
+    def build(self) -> None:
+        """Build the model from local files or the Hub's cache, in float32.
+
+        Raises:
+            ConfigurationError: open_clip has no such architecture.
+            ModelError: Its weights are not on this machine.
+        """
         known = open_clip.list_models()
         if ":" not in self.name and self.name not in known:
             raise ConfigurationError(f"open_clip has no model '{self.name}'{did_you_mean(self.name, known)}")
         folder = self.name.removeprefix("local-dir:")
-        if folder != self.name and not (Path(folder) / "open_clip_config.json").is_file():
-            raise ModelError(f"there is no open_clip model in '{folder}': open_clip_config.json is missing")
+        if folder != self.name:
+            hub.check_folder(folder, "open_clip model", "open_clip_config.json")
         level = logging.getLogger().level
         try:
             # open_clip announces every step on the root logger.
@@ -84,10 +84,10 @@ class OpenCLIP(ImageText):
             )
             self._tokenizer = open_clip.get_tokenizer(self.name)
         except (RuntimeError, OSError, ValueError) as error:
-            raise ModelError(
-                f"the weights of open_clip '{self.name}' / '{self.pretrained}' are neither here nor in the Hub's "
-                "cache; where there is a network, the same command with HF_HUB_OFFLINE=0 in front fetches them once"
-            ) from error
+            what = f"open_clip model '{self.name}' / '{self.pretrained}'"
+            if repository := self._repository():
+                raise hub.not_here(repository, what=f"{what} of") from error
+            raise ModelError(f"the {what} cannot be built from what is here: {error}") from error
         finally:
             logging.getLogger().setLevel(level)
         visual = model.visual
@@ -95,6 +95,37 @@ class OpenCLIP(ImageText):
         self.input_size = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
         self._mean, self._std = visual.image_mean, visual.image_std
         self.model = model.eval().requires_grad_(False)
+
+    def requirements(self, flag: str) -> Iterable[Requirement]:
+        """See ``Part.requirements``: a folder, a checkpoint file, or a repository of the Hub."""
+        folder = self.name.removeprefix("local-dir:")
+        if folder != self.name:
+            yield hub.required_folder(folder, f"{flag}.name")
+        elif repository := self._repository():
+            yield hub.required_model(repository, None, f"{flag}.name")
+        elif self.pretrained is not None and self.pretrained.endswith(hub.WEIGHTS):
+            yield required_file(self.pretrained, f"{flag}.pretrained")
+
+    def _repository(self) -> str:
+        """The Hub's repository that the weights lie in; empty for other sources."""
+        if self.name.startswith("hf-hub:"):
+            return self.name.removeprefix("hf-hub:")
+        if ":" in self.name or self.pretrained is None:
+            return ""
+        return str(open_clip.get_pretrained_cfg(self.name, self.pretrained).get("hf_hub") or "").strip("/")
+
+    def configuration(self) -> Any:
+        """open_clip's configuration with its ``quick_gelu``, the tokenizer's vocabulary, and the normalisation."""
+        words = getattr(self._tokenizer, "tokenizer", None)
+        tokens = self._tokenizer.encoder if words is None else words.get_vocab()
+        return {
+            "model": hub.plain_config(open_clip.get_model_config(self.name)),
+            "context_length": int(self._tokenizer.context_length),
+            "vocabulary": hub.vocabulary(tokens),
+            "mean": list(self._mean),
+            "std": list(self._std),
+            "size": list(self.input_size),
+        }
 
     @once
     def encode_images(self, images: Tensor) -> Tensor:

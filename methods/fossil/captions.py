@@ -10,8 +10,8 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any, NamedTuple
 
+from harness.method.part import Part, Requirement, required_file
 from harness.system.errors import ConfigurationError, DataError
-from harness.system.sharing import frozen_part
 
 
 class Caption(NamedTuple):
@@ -27,8 +27,7 @@ class Caption(NamedTuple):
     text: str
 
 
-@frozen_part
-class Captions:
+class Captions(Part):
     """A file of captions: a text file with one a line, or COCO Captions' JSON as published (``annotations``).
 
     Iterating reads the file from its beginning; no more than one caption is held. Empty captions are left out.
@@ -41,11 +40,18 @@ class Captions:
         ConfigurationError: The limit is not positive.
     """
 
+    not_identity = frozenset({"path"})
+
     def __init__(self, path: str | Path, limit: int | None = None) -> None:
+        super().__init__()
         if limit is not None and limit < 1:
             raise ConfigurationError(f"captions: limit must be at least 1, not {limit}")
         self.path = Path(path)
         self.limit = limit
+
+    def requirements(self, flag: str) -> Iterable[Requirement]:
+        """See ``Part.requirements``."""
+        yield required_file(self.arguments["path"], f"{flag}.path")
 
     def __iter__(self) -> Iterator[Caption]:
         """The captions, in the file's order.

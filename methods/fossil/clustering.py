@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from harness.method.part import Part
 from harness.system.errors import ConfigurationError
-from harness.system.sharing import frozen_part, once
+from harness.system.sharing import once
 
 
-@frozen_part
-class KMeans:
+class KMeans(Part):
     """K-means of faiss on Euclidean distances, deterministic. The defaults are FreeDA's; the paper names none.
 
     Args:
@@ -27,13 +27,14 @@ class KMeans:
     """
 
     def __init__(self, iterations: int = 20, restarts: int = 10, seed: int = 42, unit: bool = False) -> None:
+        super().__init__()
         if iterations < 1 or restarts < 1 or seed < 0:
             raise ConfigurationError("KMeans: iterations and restarts must be at least 1, seed at least 0")
         self.iterations, self.restarts = iterations, restarts
         self.seed = seed
         self.unit = unit
 
-    def __call__(self, vectors: Tensor, clusters: int) -> tuple[Tensor, Tensor]:
+    def forward(self, vectors: Tensor, clusters: int) -> tuple[Tensor, Tensor]:
         """Centroids of some vectors.
 
         Args:

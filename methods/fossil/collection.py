@@ -10,8 +10,8 @@ from typing import Literal
 from torch import Tensor
 
 from harness.data.prompts import check_templates
+from harness.method.part import Part
 from harness.system.errors import ConfigurationError
-from harness.system.sharing import frozen_part
 from methods.fossil.captions import Captions, CaptionShards
 from methods.support.attribution import ROUNDING, min_max
 from methods.support.nouns import NounReader
@@ -79,8 +79,7 @@ def fossil_masks(maps: Tensor, threshold: float = 0.45) -> Tensor:
     return (((maps - mean) / deviation).sigmoid() > threshold) & varies
 
 
-@frozen_part
-class Collection:
+class Collection(Part):
     """What goes into a reference collection, and how.
 
     Args:
@@ -116,10 +115,9 @@ class Collection:
         unit_parts: bool = True,
         singular: bool = False,
     ) -> None:
+        super().__init__()
         if shard < 1 or seed < 0:
             raise ConfigurationError("collection: shard must be at least 1 and seed at least 0")
-        if centre not in ("standardise", "midrange"):
-            raise ConfigurationError(f"collection.centre is standardise or midrange, not '{centre}'")
         if not 0 < threshold < 1 or not 0 <= word_weight <= 1:
             raise ConfigurationError("collection: threshold must lie in (0, 1) and word_weight in [0, 1]")
         self.captions = captions
@@ -134,14 +132,12 @@ class Collection:
         self.unit_parts = unit_parts
         self.singular = singular
 
-    def load(self) -> None:
-        """Build the reader of nouns and list the captions, once.
+    def build(self) -> None:
+        """List the captions.
 
         Raises:
-            ConfigurationError: The reader needs something that is not installed.
             DataError: The captions cannot be read.
         """
-        self.nouns.load()
         self.shards()
 
     def shards(self) -> CaptionShards:

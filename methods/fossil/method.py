@@ -17,7 +17,8 @@ from torch import Tensor
 from harness.artifacts.stage import Stage
 from harness.artifacts.store import ArtifactStore
 from harness.data.datamodule import Sample
-from harness.method.method import Evidence, Refiner, SegmentationMethod
+from harness.method.method import Evidence, SegmentationMethod
+from harness.method.refiner import Refiner
 from harness.method.windows import Box, ScoreMap, class_chunks
 from harness.system.errors import ConfigurationError
 from methods.backbones.diffusion import TextToImage
@@ -119,10 +120,6 @@ class FOSSIL(SegmentationMethod):
             raise ConfigurationError("method: references (N), prototypes (K) and score_stride must be at least 1")
         if not 0 <= gamma <= 1:
             raise ConfigurationError(f"method.gamma (γ) must lie in 0 to 1, not be {gamma}")
-        if sigmoid not in ("each", "mixed") or regions_on not in ("window", "image"):
-            raise ConfigurationError("method: sigmoid is each or mixed, regions_on is window or image")
-        if uncovered not in ("patch", "interpolated"):
-            raise ConfigurationError(f"method.uncovered is patch or interpolated, not {uncovered!r}")
         self.generator = generator
         self.extractor = extractor
         self.clip = clip
@@ -141,12 +138,8 @@ class FOSSIL(SegmentationMethod):
 
     def load(self) -> None:
         """Load the generator, Φ_v, Φ_t, the region proposer and the reader of nouns, and list the captions."""
-        self.collection.load()
-        self.generator.load()
-        self.extractor.load()
-        self.clip.load()
-        if self.regions is not None:
-            self.regions.load()
+        for part in (self.collection, *self.parts(), self.attribution, self.index, self.clustering):
+            part.load()
 
     # Section 3.2: reference collection generation.
 
@@ -158,10 +151,9 @@ class FOSSIL(SegmentationMethod):
 
     @cached_property
     def _texts(self) -> TextStage:
-        hashes = self.weights()
         pictures = PictureStage(self.collection, self.generator, self.attribution)
-        references = ReferenceStage(pictures, self.extractor, hashes.get("extractor"))
-        return TextStage(references, self.clip, hashes.get("clip"))
+        references = ReferenceStage(pictures, self.extractor)
+        return TextStage(references, self.clip)
 
     # Section 3.3: prototype creation.
 

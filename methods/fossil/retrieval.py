@@ -54,7 +54,7 @@ class Retrieval:
             "collection": key_of({"keys": keys}),
             "templates": list(texts.references.pictures.collection.templates),
             "references": count,
-            "index": index.settings(),
+            "index": index.identity(),
         }
 
     def item(self, word: str) -> WorkItem:

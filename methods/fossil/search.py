@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from harness.artifacts.store import ArtifactStore
 from harness.artifacts.work_item import WorkItem
+from harness.method.part import Part
 from harness.system.errors import ConfigurationError
-from harness.system.sharing import frozen_part
 from methods.fossil.stages import TextStage
 
 # Vectors that are searched at once: 400 MB at 768 dimensions (CLIP ViT-L/14), 200 MB more while they are read.
@@ -68,13 +68,8 @@ class Vectors:
             yield np.concatenate(held)
 
 
-@frozen_part
-class Index(ABC):
+class Index(Part):
     """A way to search; all queries at once."""
-
-    @abstractmethod
-    def settings(self) -> dict[str, Any]:
-        """Everything that determines what is found, as JSON."""
 
     @abstractmethod
     def search(self, vectors: Vectors, queries: NDArray[np.float32], count: int) -> Neighbours:
@@ -89,10 +84,6 @@ class Index(ABC):
 
 class FlatIndex(Index):
     """Exact search by faiss, block by block, so that memory does not grow with the collection."""
-
-    def settings(self) -> dict[str, Any]:
-        """See ``Index.settings``."""
-        return {"class": type(self).__name__}
 
     def search(self, vectors: Vectors, queries: NDArray[np.float32], count: int) -> Neighbours:
         """See ``Index.search``."""
@@ -133,16 +124,12 @@ class HNSWIndex(Index):
     """
 
     def __init__(self, links: int = 32, construction: int = 200, breadth: int = 1000, threads: int = 1) -> None:
+        super().__init__()
         if min(links, construction, breadth, threads) < 1 or links < 2:
             raise ConfigurationError("HNSWIndex: links must be at least 2, construction, breadth and threads 1")
         self.links, self.construction = links, construction
         self.breadth = breadth
         self.threads = threads
-
-    def settings(self) -> dict[str, Any]:
-        """See ``Index.settings``."""
-        graph = {"links": self.links, "construction": self.construction, "threads": self.threads}
-        return {"class": type(self).__name__, **graph, "breadth": self.breadth}
 
     def search(self, vectors: Vectors, queries: NDArray[np.float32], count: int) -> Neighbours:
         """See ``Index.search``; where the graph gives fewer than asked for, queries share the least number."""

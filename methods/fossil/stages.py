@@ -60,9 +60,9 @@ class PictureStage(Stage):
         self.generator = generator
         self.attribution = attribution
         self._shared = {
-            "generator": generator.settings(),
-            "attribution": attribution.settings(),
-            "nouns": collection.nouns.settings(),
+            "generator": generator.identity(),
+            "attribution": attribution.identity(),
+            "nouns": collection.nouns.identity(),
             "seed": collection.seed,
         }
 
@@ -149,19 +149,17 @@ class ReferenceStage(Stage):
     Args:
         pictures: The stage before; its entries are read if the collection keeps them, and otherwise made in passing.
         extractor: Φ_v, loaded, on its device.
-        extractor_hash: Of its weights.
     """
 
     name = "reference collection"
 
-    def __init__(self, pictures: PictureStage, extractor: FeatureExtractor, extractor_hash: str | None) -> None:
+    def __init__(self, pictures: PictureStage, extractor: FeatureExtractor) -> None:
         self.pictures = pictures
         self.extractor = extractor
         self._shared = {
             "threshold": pictures.collection.threshold,
             "centre": pictures.collection.centre,
-            "extractor": extractor.settings(),
-            "weights": extractor_hash,
+            "extractor": extractor.identity(),
         }
 
     def item(self, number: int) -> WorkItem:
@@ -209,7 +207,7 @@ class ReferenceStage(Stage):
 
     def _pool(self, image: Tensor, masks: Tensor) -> Tensor:
         # One picture at a time: features then do not depend on what shares their batch.
-        device = next(self.extractor.parameters()).device
+        device = self.extractor.device
         features = self.extractor.features(image[None].to(device))[0]
         pooled = pool_regions(features, masks.to(device)).half().cpu()
         if not pooled.isfinite().all():
@@ -223,12 +221,11 @@ class TextStage(Stage):
     Args:
         references: The stage before.
         clip: The text encoder, loaded, on its device; CLIP ViT-L/14 in the paper.
-        clip_hash: Of its weights.
     """
 
     name = "retrieval embeddings"
 
-    def __init__(self, references: ReferenceStage, clip: ImageText, clip_hash: str | None) -> None:
+    def __init__(self, references: ReferenceStage, clip: ImageText) -> None:
         self.references = references
         self.clip = clip
         collection = references.pictures.collection
@@ -236,7 +233,7 @@ class TextStage(Stage):
             # Which nouns are usable depends on the masks, not on the backbone.
             "threshold": collection.threshold,
             "centre": collection.centre,
-            "text_model": clip_hash,
+            "text_model": clip.identity(),
             "templates": list(collection.templates),
             "word_weight": collection.word_weight,
             "unit_parts": collection.unit_parts,

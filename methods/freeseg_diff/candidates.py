@@ -1,15 +1,17 @@
 """Candidate classes: those of the vocabulary that a caption's keywords mean (FreeSeg-Diff, Section 3.1.1)."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from harness.data.prompts import check_templates
+from harness.method.part import Part, Requirement
 from methods.backbones import diffusion_pipeline as parts
+from methods.backbones import hub
 from methods.backbones.diffusion_pipeline import Precision
 from methods.backbones.image_text import ImageText
 
@@ -17,16 +19,8 @@ Average = Literal["classes", "keywords"]
 Distance = Literal["cosine", "correlation"]
 
 
-class TextEncoder(nn.Module):
-    """One vector for a text. The constructor loads nothing; ``load`` does."""
-
-    @abstractmethod
-    def load(self) -> None:
-        """Build the model.
-
-        Raises:
-            ModelError: Its weights are not on this machine.
-        """
+class TextEncoder(Part):
+    """One vector for a text."""
 
     @abstractmethod
     def encode_text(self, texts: Sequence[str]) -> Tensor:
@@ -46,6 +40,8 @@ class DiffusionTextEncoder(TextEncoder):
         precision: Of weights and activations; vectors are float32.
     """
 
+    not_identity = frozenset({"name", "revision", "variant"})
+
     def __init__(
         self,
         name: str = "stable-diffusion-v1-5/stable-diffusion-v1-5",
@@ -56,11 +52,24 @@ class DiffusionTextEncoder(TextEncoder):
         super().__init__()
         self.name, self.revision, self.variant, self.precision = name, revision, variant, precision
 
-    def load(self) -> None:
-        """Take the pipeline's text encoder."""
+    def build(self) -> None:
+        """Take the pipeline's text encoder.
+
+        Raises:
+            ModelError: The pipeline is not on this machine.
+        """
         # Held whole, so that whoever asks for the same pipeline shares it.
         self._pipeline = parts.load_pipeline(self.name, self.revision, self.variant, self.precision)
         self.text_encoder = self._pipeline.text_encoder
+
+    def requirements(self, flag: str) -> Iterable[Requirement]:
+        """See ``Part.requirements``."""
+        yield hub.required_model(self.name, self.revision, f"{flag}.name")
+
+    def configuration(self) -> Any:
+        """Hashes of the text encoder's configuration and the tokenizer's vocabulary."""
+        found = parts.configuration(self._pipeline)
+        return {part: found[part] for part in ("text_encoder", "tokenizer")}
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> Tensor:
@@ -77,7 +86,7 @@ class DiffusionTextEncoder(TextEncoder):
         return states.float().mean(dim=1)
 
 
-class CandidateFilter(nn.Module):
+class CandidateFilter(Part):
     """From keywords to classes: each keyword's nearest class, unless it is too far from all of them.
 
     Args:
@@ -111,35 +120,46 @@ class CandidateFilter(nn.Module):
         self.keyword_template = keyword_template
         self.split_words = split_words
 
-    def load(self) -> None:
-        """Load the encoder, if there is one of its own."""
-        if self.encoder is not None:
-            self.encoder.load()
-
-    def prepare(self, names: Sequence[str], clip: ImageText) -> None:
-        """Encode the classes, once and on the device.
+    def prepare(self, names: Sequence[str], clip: ImageText) -> Tensor:
+        """Encode the classes, on the device.
 
         Args:
             names: C class names.
             clip: Loaded; the encoder if there is none of its own.
+
+        Returns:
+            [C, D] float32.
         """
-        self._text = [clip if self.encoder is None else self.encoder]
+        encode = self._encoder(clip).encode_text
         encoded = []
         for name in names:
             words = name.split() if self.split_words else [name.strip()]
             texts = [self.class_template.replace("{}", word) for word in words]
-            encoded.append(self._text[0].encode_text(texts).float().mean(dim=0))
-        self._classes = torch.stack(encoded)
+            encoded.append(encode(texts).float().mean(dim=0))
+        return torch.stack(encoded)
+
+    def _encoder(self, clip: ImageText) -> TextEncoder | ImageText:
+        return clip if self.encoder is None else self.encoder
 
     @torch.no_grad()
-    def __call__(self, keywords: Sequence[str]) -> list[int]:
-        """The candidate classes of some keywords, as indices of the names, ascending; none without a keyword."""
+    def forward(self, keywords: Sequence[str], classes: Tensor, clip: ImageText) -> list[int]:
+        """The candidate classes of some keywords.
+
+        Args:
+            keywords: Words; equal ones count once.
+            classes: What ``prepare`` gave.
+            clip: As in ``prepare``.
+
+        Returns:
+            Indices of the names, ascending; none without a keyword.
+        """
+        encode = self._encoder(clip).encode_text
         # Each alone, so that no keyword's vector depends on the others'.
         texts = [[self.keyword_template.replace("{}", word)] for word in dict.fromkeys(keywords)]
         if not texts:
             return []
-        encoded = torch.cat([self._text[0].encode_text(text).float() for text in texts])
-        return nearest_classes(distances(encoded, self._classes, self.distance), self.average)
+        encoded = torch.cat([encode(text).float() for text in texts])
+        return nearest_classes(distances(encoded, classes, self.distance), self.average)
 
 
 def distances(keywords: Tensor, classes: Tensor, kind: Distance = "cosine") -> Tensor:

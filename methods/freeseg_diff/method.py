@@ -12,7 +12,8 @@ from torch import Tensor
 
 from harness.data.datamodule import Sample
 from harness.data.prompts import check_templates
-from harness.method.method import Refiner, SegmentationMethod
+from harness.method.method import SegmentationMethod
+from harness.method.refiner import Refiner
 from harness.method.windows import Box, ScoreMap
 from harness.system.errors import ConfigurationError
 from methods.backbones.captioner import Captioner, stored_caption
@@ -141,6 +142,8 @@ class FreeSegDiff(SegmentationMethod):
             self.captioner.load()
             self.nouns.load()
             self.candidates.load()
+        if self.region_refiner is not None:
+            self.region_refiner.load()
 
     def prepare(self) -> None:
         """T: encode the classes, for naming and for filtering."""
@@ -152,7 +155,7 @@ class FreeSegDiff(SegmentationMethod):
         self._labels = [*range(first, first + len(own)), *[0] * (len(self._names) - len(own))]
         self._text = self.clip.encode_classes(self._names, self.templates or self.protocol.templates)
         if self.captioner is not None and not self.names_found:
-            self.candidates.prepare(self._names, self.clip)
+            self._encoded = self.candidates.prepare(self._names, self.clip)
 
     def encode_image(self, sample: Sample) -> EncodedImage:
         """What the frozen models see in the whole image: its caption, its regions (3.1.2), and V of each region."""
@@ -172,7 +175,7 @@ class FreeSegDiff(SegmentationMethod):
     def _caption(self, image: Tensor, title: str) -> str:
         if self.captioner is None:
             raise ConfigurationError("without --classes there must be a captioner: method.captioner is null")
-        return stored_caption(self.captioner, self.weights().get("captioner"), image, self.store, title)
+        return stored_caption(self.captioner, image, self.store, title)
 
     def _keywords(self, caption: str) -> list[str]:
         """The nouns of a caption, singular, each once."""
@@ -186,7 +189,7 @@ class FreeSegDiff(SegmentationMethod):
         if self.names_found:
             return torch.tensor([name in keywords for name in self._names])
         chosen = torch.zeros(len(self._names), dtype=torch.bool)
-        chosen[self.candidates(keywords)] = True
+        chosen[self.candidates(keywords, self._encoded, self.clip)] = True
         chosen[len(self.vocabulary.foreground) :] = True
         return chosen
 

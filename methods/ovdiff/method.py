@@ -17,7 +17,8 @@ from harness.artifacts.stage import Stage
 from harness.artifacts.store import ArtifactStore
 from harness.data.datamodule import Sample
 from harness.data.prompts import check_templates
-from harness.method.method import Evidence, Refiner, SegmentationMethod
+from harness.method.method import Evidence, SegmentationMethod
+from harness.method.refiner import Refiner
 from harness.method.windows import Box, ScoreMap, window_grid
 from harness.system.errors import ConfigurationError
 from methods.backbones.diffusion import TextToImage
@@ -131,7 +132,7 @@ class OVDiff(SegmentationMethod):
         self.refiner = refiner
         self.support_size = support_size
         self.generated = generated or support_size
-        self.parts = parts
+        self.num_parts = parts
         self.prompt = prompt
         self.words = words or {}
         self.seed = seed
@@ -149,14 +150,10 @@ class OVDiff(SegmentationMethod):
         self.mask_resize = mask_resize
 
     def load(self) -> None:
-        """Load the generator, the extractors, Γ and CLIP."""
-        self.generator.load()
-        for extractor in self._extractors().values():
-            extractor.load()
-        if self.segmenter is not None:
-            self.segmenter.load()
-        if self.clip is not None:
-            self.clip.load()
+        """Load the generator, the attribution, the extractors, Γ, CLIP and the refiner."""
+        self.attribution.load()
+        for part in self.parts():
+            part.load()
 
     def _extractors(self) -> Mapping[str, FeatureExtractor]:
         return dict(self.extractors.items())  # type: ignore[arg-type]
@@ -170,11 +167,10 @@ class OVDiff(SegmentationMethod):
 
     def _stages(self) -> tuple[SupportStage, MaskStage, dict[str, PrototypeStage]]:
         words = self.vocabulary.spoken(self.words)
-        hashes = self.weights()
         support = SupportStage(self.generator, self.attribution, words, self.prompt, self.generated, self.seed)
-        masks = MaskStage(support, self.support_size, self.segmenter, hashes.get("segmenter"), self.release_rules)
+        masks = MaskStage(support, self.support_size, self.segmenter, self.release_rules)
         prototypes = {
-            name: PrototypeStage(masks, extractor, name, hashes.get(f"extractors.{name}"), self.parts, self.mask_resize)
+            name: PrototypeStage(masks, extractor, name, self.num_parts, self.mask_resize)
             for name, extractor in self._extractors().items()
         }
         return support, masks, prototypes

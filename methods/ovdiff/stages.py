@@ -59,8 +59,8 @@ class SupportStage(Stage):
         """The support set of one class."""
         spec = {
             "kind": "support",
-            "generator": self.generator.settings(),
-            "attribution": self.attribution.settings(),
+            "generator": self.generator.identity(),
+            "attribution": self.attribution.identity(),
             "prompt": self.prompt.replace("{}", self.words[name]),
             "word": self.words[name],
             "seed": self.seed,
@@ -89,7 +89,6 @@ class MaskStage(Stage):
         support: The stage before.
         images: N, how many images of each support set are used, from the first on.
         segmenter: Γ; null thresholds the maps.
-        segmenter_hash: Of its weights.
         release_rules: Use the release's rules for overlaps, a cut of 0.2 and erosion, not Eq. 1 alone.
     """
 
@@ -100,13 +99,11 @@ class MaskStage(Stage):
         support: SupportStage,
         images: int,
         segmenter: Regions | None,
-        segmenter_hash: str | None,
         release_rules: bool,
     ) -> None:
         self.support = support
         self.images = images
         self.segmenter = segmenter
-        self.segmenter_hash = segmenter_hash
         self.release_rules = release_rules
 
     def item(self, name: str) -> WorkItem:
@@ -115,8 +112,7 @@ class MaskStage(Stage):
         if self.segmenter is not None:
             rule = {
                 "rule": "release" if self.release_rules else "eq1",
-                "segmenter": self.segmenter.settings(),
-                "weights": self.segmenter_hash,
+                "segmenter": self.segmenter.identity(),
             }
         return WorkItem({"kind": "masks", "support": self.support.item(name).key, "images": self.images, **rule}, name)
 
@@ -133,7 +129,7 @@ class MaskStage(Stage):
             return {"foreground": masks.foreground, "background": masks.background}
         images = entry["images"][: self.images]
         heats = min_max(F.interpolate(maps[:, None], images.shape[2:], mode="bilinear", align_corners=False)[:, 0])
-        device = next(self.segmenter.parameters()).device
+        device = self.segmenter.device
         chosen = [self._choose(self.segmenter.masks(n.to(device)).cpu(), a) for n, a in zip(images, heats, strict=True)]
         return {
             "foreground": torch.stack([foreground for foreground, _ in chosen]),
@@ -153,7 +149,6 @@ class PrototypeStage(Stage):
         masks: The stage before.
         extractor: Φ_v, loaded, on its device.
         extractor_name: What the configuration calls it.
-        extractor_hash: Of its weights.
         parts: K.
         mask_resize: How masks reach the features' grid, see ``prototypes.resize_mask``.
     """
@@ -163,14 +158,12 @@ class PrototypeStage(Stage):
         masks: MaskStage,
         extractor: FeatureExtractor,
         extractor_name: str,
-        extractor_hash: str | None,
         parts: int,
         mask_resize: MaskResize,
     ) -> None:
         self.name = f"{extractor_name} prototypes"
         self.masks = masks
         self.extractor = extractor
-        self.extractor_hash = extractor_hash
         self.parts = parts
         self.mask_resize = mask_resize
 
@@ -179,8 +172,7 @@ class PrototypeStage(Stage):
         spec = {
             "kind": "prototypes",
             "masks": self.masks.item(name).key,
-            "extractor": self.extractor.settings(),
-            "weights": self.extractor_hash,
+            "extractor": self.extractor.identity(),
             "parts": self.parts,
             "mask_resize": self.mask_resize,
         }
@@ -194,7 +186,7 @@ class PrototypeStage(Stage):
         """What ``prototypes`` gives, under ``foreground.`` and ``background.``."""
         masks = store.load(item.spec["masks"])
         images = store.load(self.masks.support.item(item.title).key)["images"][: self.masks.images]
-        device = next(self.extractor.parameters()).device
+        device = self.extractor.device
         made: dict[str, Tensor] = {}
         found: dict[str, list[Any]] = {"foreground": [], "background": []}
         for n, image in enumerate(images):

@@ -4,8 +4,10 @@ Parameters and unary terms of CutLER (facebookresearch/CutLER, ``maskcut/crf.py`
 (bcorrad/FreeSegDiff-release, ``crf.py``), both over pydensecrf; here over its maintained fork ``pydensecrf2``.
 """
 
+from collections.abc import Iterable
+from importlib.util import find_spec
 from types import ModuleType
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -13,9 +15,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from harness.method.method import Refiner
+from harness.method.part import Requirement
+from harness.method.refiner import Refiner
 from harness.system.errors import ConfigurationError
-from harness.system.sharing import frozen_part, once
+from harness.system.sharing import once
 
 Unary = Literal["softmax", "labels", "probability"]
 
@@ -23,7 +26,6 @@ Unary = Literal["softmax", "labels", "probability"]
 FLOOR = 1e-5
 
 
-@frozen_part
 class DenseCRF(Refiner):
     """A two-label CRF per plane: the plane's class against the rest.
 
@@ -56,24 +58,28 @@ class DenseCRF(Refiner):
         iterations: int = 10,
     ) -> None:
         super().__init__()
-        if unary not in ("softmax", "labels", "probability"):
-            raise ConfigurationError(f"DenseCRF: unary is softmax, labels or probability, not '{unary}'")
         if not 0 < label_certainty < 1:
             raise ConfigurationError(f"DenseCRF: label_certainty must lie between 0 and 1, not be {label_certainty}")
         if min(gaussian_xy, bilateral_xy, bilateral_rgb) <= 0 or iterations < 1:
             raise ConfigurationError("DenseCRF: standard deviations and iterations must be positive")
-        _densecrf()
         self.unary = unary
         self.label_certainty = label_certainty
         self.gaussian_xy, self.gaussian_weight = gaussian_xy, gaussian_weight
         self.bilateral_xy, self.bilateral_rgb, self.bilateral_weight = bilateral_xy, bilateral_rgb, bilateral_weight
         self.iterations = iterations
 
-    def settings(self) -> dict[str, Any]:
-        """Everything that determines what is refined to what, as JSON."""
-        return {
-            key: value for key, value in vars(self).items() if isinstance(value, (str, int, float)) and key[0] != "_"
-        }
+    def requirements(self, flag: str) -> Iterable[Requirement]:
+        """See ``Part.requirements``."""
+        here = find_spec("pydensecrf") is not None
+        yield Requirement("package", "pydensecrf2", None if here else "'pip install pydensecrf2' installs it")
+
+    def build(self) -> None:
+        """Check that pydensecrf is installed.
+
+        Raises:
+            ConfigurationError: It is not; the message says what to install.
+        """
+        _densecrf()
 
     @classmethod
     def cutler(cls) -> "DenseCRF":

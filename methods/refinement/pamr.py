@@ -11,15 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness.method.method import Refiner
+from harness.method.refiner import Refiner
 from harness.method.windows import class_chunks
 from harness.system.errors import ConfigurationError
-from harness.system.sharing import frozen_part, once
+from harness.system.sharing import once
 
 DILATIONS = (1, 2, 4, 8, 12, 24)
 
 
-@frozen_part
 class PAMR(Refiner):
     """PAMR with the affinity of an image computed once, and its iterations as products with one sparse matrix.
 

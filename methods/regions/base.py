@@ -1,28 +1,14 @@
 """Region proposals: what in a picture belongs together, whatever it is."""
 
 from abc import abstractmethod
-from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from harness.system.sharing import frozen_part
+from harness.method.part import Part
 
 
-@frozen_part
-class Regions(nn.Module):
-    """A class-agnostic segmenter, Γ in OVDiff's Eq. 1. The constructor loads nothing; ``load`` does."""
-
-    @abstractmethod
-    def load(self) -> None:
-        """Build the models.
-
-        Raises:
-            ModelError: Weights are not on this machine.
-        """
-
-    @abstractmethod
-    def settings(self) -> dict[str, Any]:
-        """Everything but the weights that determines the masks, as JSON."""
+class Regions(Part):
+    """A class-agnostic segmenter, Γ in OVDiff's Eq. 1."""
 
     @abstractmethod
     def masks(self, image: Tensor) -> Tensor:

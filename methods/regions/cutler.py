@@ -5,21 +5,21 @@ results. Reference implementations: facebookresearch/CutLER, ``cutler/`` (its ``
 cascade_mask_rcnn_R_50_FPN.yaml``) on facebookresearch/detectron2; karazijal/sdov, ``utils/cutler.py``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from safetensors.torch import load_file
 from torch import Tensor
 from torchvision.ops import clip_boxes_to_image
 
+from harness.method.part import Requirement, required_file
 from harness.system.errors import ConfigurationError, ModelError
 from harness.system.sharing import once
+from methods.backbones import hub
 from methods.regions.base import Regions
 from methods.regions.cascade_rcnn import PIXEL_MEAN, PIXEL_STD, CascadeMaskRCNN, Detections
 
@@ -41,6 +41,8 @@ class CutLER(Regions):
         max_size: The most that the longer side may have.
     """
 
+    not_identity = frozenset({"weights"})
+
     def __init__(self, weights: str, score: float = 0.35, size: int = 800, max_size: int = 1333) -> None:
         super().__init__()
         if size < 1 or max_size < size:
@@ -49,26 +51,25 @@ class CutLER(Regions):
             )
         if not 0 <= score <= 1:
             raise ConfigurationError(f"CutLER: score lies between 0 and 1, not {score}")
-        self.weights = weights
+        self.path = Path(weights)
         self.score = score
         self.size, self.max_size = size, max_size
 
-    def settings(self) -> dict[str, Any]:
-        """See ``Regions.settings``."""
-        return {"class": type(self).__name__, "score": self.score, "size": self.size, "max_size": self.max_size}
+    def requirements(self, flag: str) -> Iterable[Requirement]:
+        """See ``Part.requirements``."""
+        yield required_file(self.arguments["weights"], f"{flag}.weights")
 
-    def load(self) -> None:
+    def build(self) -> None:
         """Build the detector from its file.
 
         Raises:
             ModelError: The file is missing, holds more than tensors, or is another network's.
         """
-        path = Path(self.weights)
-        tensors = read_tensors(path)
+        tensors = read_tensors(self.path)
         # Without memory, and without drawing 72 million numbers that are replaced at once.
         with torch.device("meta"):
             network = CascadeMaskRCNN()
-        network.load_state_dict(network_state(tensors, network.state_dict(), path), assign=True)
+        network.load_state_dict(network_state(tensors, network.state_dict(), self.path), assign=True)
         self.network = network.requires_grad_(False).eval()
 
     @once
@@ -129,20 +130,17 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         ModelError: The file is missing, damaged or holds more than tensors.
     """
-    if not path.is_file():
-        raise ModelError(f"there is no CutLER checkpoint at '{path}'; the published one is {PUBLISHED}")
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = hub.read_checkpoint(path, "CutLER checkpoint", PUBLISHED)
+    except ModelError:
+        raise
     except UnpicklingError as error:
         raise ModelError(
             f"'{path}' is damaged or holds more than tensors, and was not opened because such a file can run code; "
             "its tensors saved as safetensors, by detectron2's names, are read"
         ) from error
     except Exception as error:
-        # Damaged files raise almost anything; the user needs the file's name, whichever it was.
-        raise ModelError(f"'{path}' is not a checkpoint: {type(error).__name__}: {error}") from error
+        raise hub.not_a_checkpoint(path, "checkpoint", error) from error
     state = content.get("model", content) if isinstance(content, Mapping) else None
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ModelError(f"'{path}' is not a checkpoint of detectron2: it holds no dictionary of tensors")

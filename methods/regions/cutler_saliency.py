@@ -1,7 +1,5 @@
 """One saliency map of CutLER's objects (CLIP-DIY, Table 4 and Sec. A.2)."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -23,18 +21,6 @@ class CutLERSaliency(Saliency):
     def __init__(self, detector: CutLER) -> None:
         super().__init__()
         self.detector = detector
-
-    def load(self) -> None:
-        """Load the detector.
-
-        Raises:
-            ModelError: Its weights are not on this machine.
-        """
-        self.detector.load()
-
-    def settings(self) -> dict[str, Any]:
-        """See ``Saliency.settings``."""
-        return {"class": type(self).__name__, "detector": self.detector.settings()}
 
     @once
     @torch.no_grad()

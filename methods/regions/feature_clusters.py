@@ -1,7 +1,7 @@
 """Regions by k-means on the dense features of one picture (FreeSeg-Diff, Section 3.1.2)."""
 
 import warnings
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -54,21 +54,6 @@ class FeatureClusters(Regions):
         self.seed = seed
         self.starts = starts
         self.resize = resize
-
-    def load(self) -> None:
-        """Load the extractor."""
-        self.extractor.load()
-
-    def settings(self) -> dict[str, Any]:
-        """See ``Regions.settings``; of a loaded extractor."""
-        return {
-            "class": type(self).__name__,
-            "extractor": self.extractor.settings(),
-            "clusters": self.clusters,
-            "seed": self.seed,
-            "starts": self.starts,
-            "resize": self.resize,
-        }
 
     @once
     @torch.no_grad()

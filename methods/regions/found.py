@@ -4,36 +4,24 @@ The saliency that CLIP-DIY calls Θ. Reference implementation: valeoai/FOUND, ``
 """
 
 from abc import abstractmethod
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from harness.method.part import Part, Requirement, required_file
 from harness.system.errors import ModelError
-from harness.system.sharing import frozen_part, once
+from harness.system.sharing import once
+from methods.backbones import hub
 from methods.backbones.dense import Dense
 
 EPSILON = 1e-10
 
 
-@frozen_part
-class Saliency(nn.Module):
+class Saliency(Part):
     """Objectness of every pixel."""
-
-    @abstractmethod
-    def load(self) -> None:
-        """Build the models.
-
-        Raises:
-            ModelError: Weights are not on this machine.
-        """
-
-    @abstractmethod
-    def settings(self) -> dict[str, Any]:
-        """Everything but the weights that determines the map, as JSON."""
 
     @abstractmethod
     def forward(self, image: Tensor) -> Tensor:
@@ -50,24 +38,29 @@ class Found(Saliency):
         binary: Threshold the sigmoid at 0.5, instead of the soft map.
     """
 
+    not_identity = frozenset({"head"})
+
     def __init__(self, backbone: Dense, head: str, binary: bool = False) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
         self.binary = binary
 
-    def load(self) -> None:
-        """Load backbone and head."""
-        self.backbone.load()
+    def requirements(self, flag: str) -> Iterable[Requirement]:
+        """See ``Part.requirements``."""
+        yield required_file(self.head, f"{flag}.head")
+
+    def build(self) -> None:
+        """Load the head.
+
+        Raises:
+            ModelError: It is missing, no such head, or another backbone's.
+        """
         weight, bias = read_head(Path(self.head))
         if weight.shape[1] != self.backbone.dim:
             raise ModelError(f"the FOUND head {self.head} is for {weight.shape[1]} channels, not {self.backbone.dim}")
         self.decoder = nn.Conv2d(self.backbone.dim, 1, kernel_size=1)
         self.decoder.load_state_dict({"weight": weight, "bias": bias})
-
-    def settings(self) -> dict[str, Any]:
-        """See ``Saliency.settings``."""
-        return {"class": type(self).__name__, "binary": self.binary, "backbone": self.backbone.settings()}
 
     @once
     def forward(self, image: Tensor) -> Tensor:
@@ -93,14 +86,6 @@ class FoundSeed(Saliency):
         super().__init__()
         self.backbone = backbone
         self.tau = tau
-
-    def load(self) -> None:
-        """Load the backbone."""
-        self.backbone.load()
-
-    def settings(self) -> dict[str, Any]:
-        """See ``Saliency.settings``."""
-        return {"class": type(self).__name__, "tau": self.tau, "backbone": self.backbone.settings()}
 
     @once
     def forward(self, image: Tensor) -> Tensor:
@@ -128,16 +113,11 @@ def read_head(path: Path) -> tuple[Tensor, Tensor]:
     Raises:
         ModelError: The file is missing or holds no such head.
     """
-    if not path.is_file():
-        raise ModelError(
-            f"there is no FOUND head at '{path}'; the published one is data/weights/decoder_weights.pt in valeoai/FOUND"
-        )
     try:
-        if path.suffix == ".safetensors":
-            state = {key.removeprefix("decoder."): value for key, value in load_file(path).items()}
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)["decoder"]
+        state = hub.read_checkpoint(path, "FOUND head", "data/weights/decoder_weights.pt in valeoai/FOUND")
+        state = state["decoder"] if "decoder" in state else {key.removeprefix("decoder."): state[key] for key in state}
         return state["weight"].float(), state["bias"].float()
+    except ModelError:
+        raise
     except Exception as error:
-        # Damaged pickles raise almost anything; the user needs the file's name, whichever it was.
-        raise ModelError(f"'{path}' is not a FOUND head: {type(error).__name__}: {error}") from error
+        raise hub.not_a_checkpoint(path, "FOUND head", error) from error

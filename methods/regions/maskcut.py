@@ -3,7 +3,7 @@
 Reference implementation: facebookresearch/CutLER, ``maskcut/maskcut.py``.
 """
 
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -221,8 +221,6 @@ class MaskCut(Regions):
         super().__init__()
         if stages < 1 or size < 1:
             raise ConfigurationError("MaskCut: stages and size must be at least 1")
-        if mode not in ("fast", "reference"):
-            raise ConfigurationError(f"MaskCut: mode is fast or reference, not '{mode}'")
         self.backbone = backbone
         self.stages = stages
         self.tau = tau
@@ -230,23 +228,6 @@ class MaskCut(Regions):
         self.kind = kind
         self.mode: Mode = mode
         self.crf = crf
-
-    def settings(self) -> dict[str, Any]:
-        """See ``Regions.settings``."""
-        own = {
-            "class": type(self).__name__,
-            "stages": self.stages,
-            "tau": self.tau,
-            "size": self.size,
-            "kind": self.kind,
-            "mode": self.mode,
-        }
-        crf = None if self.crf is None else self.crf.settings()
-        return {**own, "backbone": self.backbone.settings(), "crf": crf}
-
-    def load(self) -> None:
-        """Load the backbone."""
-        self.backbone.load()
 
     @once
     @torch.no_grad()

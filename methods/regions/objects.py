@@ -1,7 +1,5 @@
 """Class-agnostic masks from objectness: every connected salient part is a mask."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -33,15 +31,6 @@ class SalientObjects(Regions):
         self.saliency = saliency
         self.threshold = threshold
         self.smallest = smallest
-
-    def load(self) -> None:
-        """Load the saliency."""
-        self.saliency.load()
-
-    def settings(self) -> dict[str, Any]:
-        """See ``Regions.settings``."""
-        own = {"class": type(self).__name__, "threshold": self.threshold, "smallest": self.smallest}
-        return {**own, "saliency": self.saliency.settings()}
 
     @once
     @torch.no_grad()

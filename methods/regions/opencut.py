@@ -5,7 +5,7 @@ No code was released. What the paper leaves open is a parameter here: the thresh
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -62,10 +62,6 @@ class OpenCut(Regions):
         super().__init__()
         if not taus or stages < 1 or size < 1:
             raise ConfigurationError("OpenCut: it needs one tau or more, and stages and size of at least 1")
-        if grid not in ("patch", "pixel") or crf_on not in ("masks", "regions"):
-            raise ConfigurationError(
-                f"OpenCut: grid is patch or pixel, crf_on is masks or regions, not '{grid}' and '{crf_on}'"
-            )
         if crf is not None and crf_on == "masks" and grid == "patch":
             raise ConfigurationError("OpenCut: masks refined by a CRF are measured in pixels: set grid to pixel")
         self.backbone = backbone
@@ -77,27 +73,6 @@ class OpenCut(Regions):
         self.kind = kind
         self.crf = crf
         self.crf_on = crf_on
-
-    def settings(self) -> dict[str, Any]:
-        """See ``Regions.settings``."""
-        own = {
-            "class": type(self).__name__,
-            "stages": self.stages,
-            "smallest": self.smallest,
-            "same": self.same,
-            "covered": self.covered,
-            "grid": self.grid,
-            "size": self.size,
-            "kind": self.kind,
-            "crf_on": self.crf_on,
-            "taus": list(self.taus),
-        }
-        crf = None if self.crf is None else self.crf.settings()
-        return {**own, "backbone": self.backbone.settings(), "crf": crf}
-
-    def load(self) -> None:
-        """Load the backbone."""
-        self.backbone.load()
 
     @once
     @torch.no_grad()

@@ -5,7 +5,7 @@ Two conventions, which share little more than their subject: OVDiff's release (k
 ``trace.py`` and ``heatmap.py``).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from diffusers import DiffusionPipeline
 from diffusers.models.attention_processor import Attention
 from torch import Tensor
 
+from harness.method.part import Part
 from harness.system.errors import ConfigurationError
 from methods.backbones.diffusion_pipeline import grid_of, longer_side
 
@@ -27,7 +28,7 @@ ROUNDING = 4e-6
 COARSE = 8
 
 
-class Attribution:
+class Attribution(Part):
     """Attention maps of words, gathered while a UNet runs. Keeps sums only, never a step.
 
     - ``ovdiff``: every map of every layer, head and step is upsampled (bicubic), clamped at 0 and averaged; a word's
@@ -49,16 +50,16 @@ class Attribution:
     def __init__(
         self, convention: Convention = "ovdiff", layers: Sequence[str] | None = None, resolution: int | None = 64
     ) -> None:
+        super().__init__()
         if resolution is not None and resolution < 1:
             raise ConfigurationError(f"attribution.resolution must be positive, not {resolution}")
         self.convention = convention
         self.layers = None if layers is None else tuple(layers)
         self.resolution = resolution
 
-    def settings(self) -> dict[str, Any]:
-        """Everything that determines the maps besides the generator's settings and the words, as JSON."""
-        layers = None if self.layers is None else sorted(self.layers)
-        return {"convention": self.convention, "layers": layers, "resolution": self.resolution}
+    def resolved(self) -> Mapping[str, Any]:
+        """The layers' order does not matter."""
+        return {"layers": None if self.layers is None else sorted(self.layers)}
 
     @contextmanager
     def collect(

@@ -1,14 +1,15 @@
 """Nouns of a caption and where they stand in it."""
 
 import re
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from harness.method.part import Part, Requirement, required_file
 from harness.system.errors import ConfigurationError
-from harness.system.sharing import frozen_part
 
 Adjectives = Literal["drop", "head", "phrase"]
 
@@ -29,24 +30,12 @@ class Noun(NamedTuple):
     end: int
 
 
-@frozen_part
-class NounReader(ABC):
-    """Finds nouns. The constructor loads nothing; ``load`` does, or else the first caption."""
-
-    def load(self) -> None:  # noqa: B027 - most readers have nothing to load
-        """Build what the reader needs.
-
-        Raises:
-            ConfigurationError: Something is not installed; the message says what to install.
-        """
+class NounReader(Part):
+    """Finds nouns; the first caption loads the reader, if nobody has before."""
 
     @abstractmethod
     def nouns(self, caption: str) -> list[Noun]:
         """All nouns of a caption, in its order; one that stands there twice is given twice."""
-
-    @abstractmethod
-    def settings(self) -> dict[str, Any]:
-        """Everything that determines the nouns of a caption, as JSON; of a loaded reader."""
 
 
 class SpacyNouns(NounReader):
@@ -61,24 +50,29 @@ class SpacyNouns(NounReader):
         proper_nouns: Take names, such as "London", too.
     """
 
+    not_identity = frozenset({"model"})
+
     def __init__(
         self, model: str = "en_core_web_sm", adjectives: Adjectives = "drop", proper_nouns: bool = False
     ) -> None:
-        if adjectives not in ("drop", "head", "phrase"):
-            raise ConfigurationError(f"nouns: adjectives is drop, head or phrase, not '{adjectives}'")
+        super().__init__()
         self.model = model
         self.adjectives: Adjectives = adjectives
         self.proper_nouns = proper_nouns
-        self._language: Any = None
 
-    def load(self) -> None:
-        """Import spaCy and load the model, unless that is done.
+    def requirements(self, flag: str) -> Iterable[Requirement]:
+        """See ``Part.requirements``: the model's package; a folder is found when it is loaded."""
+        if re.fullmatch(r"[a-z]{2}_\w+", self.model):
+            here = find_spec(self.model) is not None
+            how = f"'python -m spacy download {self.model}' installs it"
+            yield Requirement("package", self.model, None if here else how)
+
+    def build(self) -> None:
+        """Import spaCy and load the model.
 
         Raises:
             ConfigurationError: spaCy or the model is not installed.
         """
-        if self._language is not None:
-            return
         try:
             spacy = import_module("spacy")
         except ImportError as error:
@@ -87,7 +81,7 @@ class SpacyNouns(NounReader):
                 f"`python -m spacy download {self.model}` (a list of words needs neither: methods.support.RuleNouns)"
             ) from error
         try:
-            self._language = spacy.load(self.model, exclude=["ner"])
+            self._language: Any = spacy.load(self.model, exclude=["ner"])
         except (OSError, ValueError) as error:
             raise ConfigurationError(
                 f"spaCy has no usable model '{self.model}' here; where there is a network, "
@@ -99,17 +93,11 @@ class SpacyNouns(NounReader):
         self.load()
         return nouns_of_tokens(self._language(caption), self.adjectives, self.proper_nouns)
 
-    def settings(self) -> dict[str, Any]:
-        """See ``NounReader.settings``."""
+    def configuration(self) -> Any:
+        """The model's own name and version."""
         self.load()
         meta = self._language.meta
-        return {
-            "class": type(self).__name__,
-            "model": f"{meta['lang']}_{meta['name']}",
-            "version": meta["version"],
-            "adjectives": self.adjectives,
-            "proper_nouns": self.proper_nouns,
-        }
+        return {"model": f"{meta['lang']}_{meta['name']}", "version": meta["version"]}
 
 
 def nouns_of_tokens(tokens: Iterable[Any], adjectives: Adjectives = "drop", proper_nouns: bool = False) -> list[Noun]:
@@ -167,12 +155,31 @@ class RuleNouns(NounReader):
             rules ("boxes", "berries", "cats"); an irregular one follows its singular after a slash ("mouse/mice").
 
     Raises:
-        ConfigurationError: The list is empty or cannot be read.
+        ConfigurationError: The list is empty.
     """
 
+    not_identity = frozenset({"words"})
+
     def __init__(self, words: Sequence[str] | str | Path) -> None:
+        super().__init__()
+        self.words = words
+        if not isinstance(words, (str, Path)):
+            # Nothing has to be read first.
+            self.load()
+
+    def requirements(self, flag: str) -> Iterable[Requirement]:
+        """See ``Part.requirements``: the file of the list."""
+        if isinstance(self.words, (str, Path)):
+            yield required_file(self.words, f"{flag}.words")
+
+    def build(self) -> None:
+        """Read the list.
+
+        Raises:
+            ConfigurationError: It is empty or cannot be read.
+        """
         self._lemmas: dict[str, str] = {}
-        for line in _lines(words) if isinstance(words, (str, Path)) else words:
+        for line in _lines(self.words) if isinstance(self.words, (str, Path)) else self.words:
             singular, _, irregular = (" ".join(part.lower().split()) for part in line.partition("/"))
             if singular:
                 self._lemmas.setdefault(singular, singular)
@@ -186,15 +193,17 @@ class RuleNouns(NounReader):
 
     def nouns(self, caption: str) -> list[Noun]:
         """See ``NounReader.nouns``."""
+        self.load()
         found = []
         for match in self._pattern.finditer(caption):
             lemma = self._lemmas[" ".join(match.group().lower().split())]
             found.append(Noun(match.group(), lemma, match.start(), match.end()))
         return found
 
-    def settings(self) -> dict[str, Any]:
-        """See ``NounReader.settings``."""
-        return {"class": type(self).__name__, "forms": dict(sorted(self._lemmas.items()))}
+    def configuration(self) -> Any:
+        """All forms and the nouns that they are of."""
+        self.load()
+        return {"forms": dict(sorted(self._lemmas.items()))}
 
 
 def plural(singular: str) -> str:

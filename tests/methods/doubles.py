@@ -16,12 +16,6 @@ class Colours(FeatureExtractor):
         super().__init__()
         self.centre = torch.nn.Parameter(torch.tensor(127.5))
 
-    def load(self) -> None:
-        pass
-
-    def settings(self) -> dict[str, object]:
-        return {"class": "Colours"}
-
     def features(self, images: torch.Tensor) -> torch.Tensor:
         return images.float() - self.centre
 

@@ -25,12 +25,6 @@ class LeftHalf(Saliency):
         self.sizes: list[tuple[int, int]] = []
         self.level = nn.Parameter(torch.tensor([0.9, 0.2]))
 
-    def load(self) -> None:
-        pass
-
-    def settings(self):
-        return {}
-
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         height, width = image.shape[1:]
         self.sizes.append((height, width))

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 class Painter(DiffusersTextToImage):
     """Miniature's, which is there already."""
 
-    def load(self) -> None:
+    def build(self) -> None:
         assert self.pipeline is not None
 
 

@@ -30,7 +30,7 @@ ATTENTIONS = tuple(name.replace("resnets", "attentions") for name in RESBLOCKS)
 
 
 class LoadedBlip(HubCaptioner):
-    def load(self) -> None:
+    def build(self) -> None:
         """Salesforce/blip-image-captioning-base from its published configuration."""
         torch.manual_seed(0)
         config = BlipConfig(text_config={"num_attention_heads": 12, "projection_dim": 768})
@@ -39,7 +39,7 @@ class LoadedBlip(HubCaptioner):
 
 
 class LoadedFeatures(DiffusionFeatures):
-    def load(self) -> None:
+    def build(self) -> None:
         self.adopt(build())
 
 

@@ -15,10 +15,15 @@ from harness.artifacts.stage import StageReport
 from harness.commands import evaluate
 from harness.commands.arguments import Parser, plain
 from harness.commands.rows import Task, parse_row, run_name
+from harness.method.part import required_by
 from harness.results.run_directory import differences
 from harness.studies import costs, reproduction
-from harness.studies.needs import needs
 from harness.studies.reproduction import Measured, Published, Row
+from methods.backbones import HubViT, OpenCLIP
+from methods.fossil.captions import Captions
+from methods.fossil.collection import Collection
+from methods.regions import Found
+from methods.support.nouns import SpacyNouns
 from tests.datamodules import trees
 from tests.running import REPOSITORY, SQUARES, Outcome, Ranks, integers
 
@@ -415,18 +420,15 @@ def test_needs_are_read_off_the_settings(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "vit").mkdir()
     (tmp_path / "head.pt").touch()
 
-    def part(**arguments: Any) -> dict[str, Any]:
-        return {"class_path": "x.Y", "init_args": arguments}
-
-    given = part(
-        clip=part(name="ViT-B-32", pretrained="laion2b_s34b_b79k"),
-        own=part(name="local-dir:./clip", pretrained=None),
-        random=part(name="ViT-B-32", pretrained=None),
-        both=[part(name="./vit", head="./head.pt"), part(name="org/model", revision="v2", path="./captions.json")],
-        nouns=part(model="en_core_web_sm_of_nobody", kind="token"),
-        again=part(name="org/model"),
-    )
-    found = {(need.kind, need.name): need for need in needs(given)}
+    given = {
+        "clip": OpenCLIP("ViT-B-32", "laion2b_s34b_b79k"),
+        "own": OpenCLIP("local-dir:./clip"),
+        "random": OpenCLIP("ViT-B-32"),
+        "both": [Found(HubViT("./vit"), "./head.pt"), HubViT("org/model", revision="v2")],
+        "collection": Collection(Captions("./captions.json"), SpacyNouns("en_core_web_sm_of_nobody")),
+        "again": HubViT("org/model"),
+    }
+    found = {(need.kind, need.name): need for need in required_by(given, "--method")}
     assert {key: need.missing is None for key, need in found.items()} == {
         ("model", "laion/CLIP-ViT-B-32-laion2B-s34B-b79K"): False,
         ("model", "./clip"): False,
@@ -437,23 +439,23 @@ def test_needs_are_read_off_the_settings(tmp_path: Path, monkeypatch: pytest.Mon
         ("package", "en_core_web_sm_of_nobody"): False,
     }
     assert "hf download org/model --revision v2" in str(found["model", "org/model"].missing)
-    assert "--method.both.path" in str(found["file", "./captions.json"].missing)
+    assert "--method.collection.captions.path" in str(found["file", "./captions.json"].missing)
 
 
 def test_a_model_is_here_when_the_cache_has_its_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    settings = {"class_path": "x.Y", "init_args": {"name": "org/model"}}
+    model = HubViT("org/model")
     snapshot = tmp_path / "models--org--model" / "snapshots" / "abc"
     snapshot.mkdir(parents=True)
     (tmp_path / "models--org--model" / "refs").mkdir()
     (tmp_path / "models--org--model" / "refs" / "main").write_text("abc")
     (snapshot / "config.json").write_text("{}")
     monkeypatch.setattr("huggingface_hub._snapshot_download.constants.HF_HUB_CACHE", str(tmp_path), raising=False)
-    (need,) = needs(settings)
+    (need,) = model.requires()
     assert "weights are not in the Hub's cache" in str(need.missing)
     (snapshot / "unet").mkdir()
     (snapshot / "unet" / "model.safetensors").write_bytes(b"")
-    (need,) = needs(settings)
+    (need,) = model.requires()
     assert need.missing is None
 
 

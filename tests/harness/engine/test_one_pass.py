@@ -137,13 +137,13 @@ class Calls:
         self.loaded: list[int] = []
         for cls, name in ((HubViT, "_forward"), (DiffusionFeatures, "_run"), (OpenCLIP, "encode_images")):
             monkeypatch.setattr(cls, name, self._noting(getattr(cls, name)))
-        load = HubViT.load
+        build = HubViT.build
 
         def loading(model: HubViT) -> None:
             self.loaded.append(id(model))
-            load(model)
+            build(model)
 
-        monkeypatch.setattr(HubViT, "load", loading)
+        monkeypatch.setattr(HubViT, "build", loading)
 
     def _noting(self, compute: Callable[..., Any]) -> Callable[..., Any]:
         def call(model: Any, pixels: torch.Tensor, *others: Any) -> Any:
@@ -318,7 +318,7 @@ def test_what_several_points_need_is_made_once(external: Path, tmp_path: Path) -
 
 def test_a_point_of_another_evaluation_is_named(own_squares: Path, tmp_path: Path) -> None:
     shutil.copytree(own_squares / "2", tmp_path / "4")
-    with pytest.raises(RunError, match=r"belongs to another evaluation: method.settings.init_args.patch: 2 -> 4"):
+    with pytest.raises(RunError, match=r"belongs to another evaluation: method.settings.patch: 2 -> 4"):
         together_in_order(parser(), parsed(squares(tmp_path)))
 
 

@@ -158,7 +158,7 @@ def test_a_damaged_line_of_a_finished_run_is_made_again(
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["--method.patch", "3"], "method.settings.init_args.patch: 4 -> 3"),
+        (["--method.patch", "3"], "method.settings.patch: 4 -> 3"),
         (["--data.classes", "4"], "data.fingerprint:"),
         (["--data.count", "11"], f"data.images: {COUNT} -> 11"),
         (["--protocol.stride", "8"], "protocol.stride: 16 -> 8"),
@@ -202,7 +202,7 @@ def test_a_refusal_reaches_all_ranks(begun: Path, ranks: Ranks) -> None:
     given = ["evaluate", "--config", str(SQUARES), *TWELVE, "--method.patch", "3", "--run_dir", str(begun)]
     outcomes = ranks.ovseg(2, *given)
     assert [outcome.code for outcome in outcomes] == [2, 2], outcomes
-    assert "method.settings.init_args.patch: 4 -> 3" in outcomes[0].err
+    assert "method.settings.patch: 4 -> 3" in outcomes[0].err
     # One sentence, from one rank.
     assert [len(outcome.err.splitlines()) for outcome in outcomes] == [1, 0]
 

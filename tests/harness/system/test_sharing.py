@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.system.sharing import Parts, alone, frozen_part, once, shared
-from methods.freeseg_diff.candidates import CandidateFilter
+from harness.system.sharing import alone, once, shared
 
 
 class Named(NamedTuple):
@@ -214,45 +213,3 @@ def test_an_error_is_not_kept() -> None:
             with pytest.raises(IndexError):
                 model.named(picture(), [])
     assert model.calls == 2
-
-
-@frozen_part
-class Part(nn.Module):
-    def __init__(self, name: str, inner: Any = None, sides: list[int] | None = None) -> None:
-        super().__init__()
-        self.name, self.inner, self.sides = name, inner, sides
-        self.loads = 0
-
-    def load(self) -> None:
-        self.loads += 1
-
-
-class Derived(Part):
-    pass
-
-
-def test_equal_frozen_parts_are_one_object_and_loaded_once() -> None:
-    parts = Parts()
-    inner, same = parts(Part, name="a"), parts(Part, name="a")
-    assert inner is same
-    assert parts(Part, name="b") is not inner
-    assert parts(Derived, name="a") is not inner
-    assert parts(Derived, name="a") is parts(Derived, name="a")
-    outer = parts(Part, name="c", inner=inner, sides=[1, 2])
-    assert parts(Part, name="c", inner=same, sides=[1, 2]) is outer
-    assert parts(Part, name="c", inner=parts(Part, name="b"), sides=[1, 2]) is not outer
-    assert parts(Part, name="c", inner=inner, sides=[2, 1]) is not outer
-    assert parts(Part, name="c", inner=inner, sides=[1, True]) is not parts(Part, name="c", inner=inner, sides=[1, 1])
-    for part in (inner, same):
-        part.load()
-    assert inner.loads == 1
-    assert Parts()(Part, name="a") is not inner
-
-
-def test_parts_that_are_not_frozen_or_contain_such_are_made_anew() -> None:
-    parts = Parts()
-    # It keeps the classes and the model that it was prepared with.
-    assert parts(CandidateFilter) is not parts(CandidateFilter)
-    loose = [parts(Model) for _ in range(2)]
-    assert loose[0] is not loose[1]
-    assert parts(Part, name="a", inner=loose[0]) is not parts(Part, name="a", inner=loose[0])

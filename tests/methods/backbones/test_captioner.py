@@ -150,24 +150,24 @@ def test_lengths_bound_the_caption(blip_folder: Path) -> None:
 
 
 def test_settings_tell_what_determines_a_caption(blip_folder: Path, tmp_path: Path) -> None:
-    plain = loaded(blip_folder).settings()
+    plain = loaded(blip_folder).identity()
     json.dumps(plain, allow_nan=False)
-    assert loaded(blip_folder).settings() == plain
+    assert loaded(blip_folder).identity() == plain
     for change in ({"prompt": "art of"}, {"beams": 1}, {"min_length": 5}, {"max_length": 20}):
-        assert loaded(blip_folder, **change).settings() != plain, change
+        assert loaded(blip_folder, **change).identity() != plain, change
     # Spaces at the prompt's end are not read, and a folder's name says nothing.
-    assert loaded(blip_folder, prompt="a picture of").settings() == plain
+    assert loaded(blip_folder, prompt="a picture of").identity() == plain
     save_blip(tmp_path)
-    assert loaded(tmp_path).settings() == plain
+    assert loaded(tmp_path).identity() == plain
     processor = build_processor()
     processor.image_processor.size = {"height": 32, "width": 32}
     processor.save_pretrained(tmp_path)
-    assert loaded(tmp_path).settings() != plain
+    assert loaded(tmp_path).identity() != plain
 
 
 def test_a_missing_captioner_is_one_sentence(tmp_path: Path) -> None:
     for name in ("./nowhere", str(tmp_path / "nowhere")):
-        with pytest.raises(ModelError, match="there is no captioner in"):
+        with pytest.raises(ModelError, match="there is no captioner folder"):
             HubCaptioner(name).load()
     with pytest.raises(ModelError, match="hf download Salesforce/blip-image-captioning-base"):
         HubCaptioner().load()
@@ -204,12 +204,6 @@ class Counting(Captioner):
         self.asked = 0
         self.own = settings
 
-    def load(self) -> None:
-        pass
-
-    def settings(self) -> dict[str, Any]:
-        return {"class": "Counting", **self.own}
-
     def caption(self, image: torch.Tensor) -> str:
         self.asked += 1
         return f"ein Bär – {int(image.sum())}"
@@ -217,30 +211,33 @@ class Counting(Captioner):
 
 def test_a_caption_is_made_once_for_a_picture_and_a_captioner(tmp_path: Path) -> None:
     captioner, store = Counting(), ArtifactStore(tmp_path)
-    first = stored_caption(captioner, "w", picture(1), store, "one")
+    first = stored_caption(captioner, picture(1), store, "one")
     assert first == f"ein Bär – {int(picture(1).sum())}"
     # The same pixels under another name, and another process's view of the store.
-    assert stored_caption(captioner, "w", picture(1), ArtifactStore(tmp_path), "../two") == first
+    assert stored_caption(captioner, picture(1), ArtifactStore(tmp_path), "../two") == first
     assert captioner.asked == 1
-    assert stored_caption(captioner, "w", picture(2), store, "one") != first
-    stored_caption(captioner, "other weights", picture(1), store, "one")
+    assert stored_caption(captioner, picture(2), store, "one") != first
+    heavier = Counting()
+    heavier.register_buffer("weight", torch.ones(1))
+    stored_caption(heavier, picture(1), store, "one")
+    assert heavier.asked == 1
     # The same bytes as a picture of another shape.
-    stored_caption(captioner, "w", picture(1).reshape(3, 56, 40), store, "one")
-    assert captioner.asked == 4
+    stored_caption(captioner, picture(1).reshape(3, 56, 40), store, "one")
+    assert captioner.asked == 3
     other = Counting(beams=1)
-    stored_caption(other, "w", picture(1), store, "one")
+    stored_caption(other, picture(1), store, "one")
     assert other.asked == 1
 
 
 def test_a_damaged_caption_is_made_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     captioner, store = Counting(), ArtifactStore(tmp_path)
-    first = stored_caption(captioner, "w", picture(1), store, "one")
+    first = stored_caption(captioner, picture(1), store, "one")
     (path,) = tmp_path.rglob("tensors.safetensors")
     path.write_bytes(path.read_bytes()[:-1] + b"?")
-    assert stored_caption(captioner, "w", picture(1), ArtifactStore(tmp_path), "one") == first
+    assert stored_caption(captioner, picture(1), ArtifactStore(tmp_path), "one") == first
     assert captioner.asked == 2
     assert "caption of one" in caplog.text
-    assert stored_caption(captioner, "w", picture(1), store, "one") == first
+    assert stored_caption(captioner, picture(1), store, "one") == first
     assert captioner.asked == 2
 
 
@@ -251,5 +248,5 @@ def test_an_empty_caption_is_kept_like_any_other(tmp_path: Path) -> None:
             return ""
 
     captioner, store = Silent(), ArtifactStore(tmp_path)
-    assert [stored_caption(captioner, None, picture(), store, "x") for _ in range(2)] == ["", ""]
+    assert [stored_caption(captioner, picture(), store, "x") for _ in range(2)] == ["", ""]
     assert captioner.asked == 1

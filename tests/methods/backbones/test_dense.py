@@ -75,7 +75,7 @@ def test_normalisation_is_given_or_the_models_own_or_imagenets(folder: Path) -> 
     def normalised(**settings: object) -> object:
         backbone = HubViT(str(folder), **settings)
         backbone.load()
-        return backbone.settings()["mean"], backbone.settings()["std"]
+        return backbone.identity()["mean"], backbone.identity()["std"]
 
     assert normalised() == (list(IMAGENET_MEAN), list(IMAGENET_STD))
     (folder / "preprocessor_config.json").write_text('{"image_mean": [0.5, 0.5, 0.5], "image_std": [0.25, 0.25, 0.25]}')

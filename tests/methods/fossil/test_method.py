@@ -36,12 +36,6 @@ class Bright(Regions):
 
     asked = 0
 
-    def load(self) -> None:
-        pass
-
-    def settings(self) -> dict[str, Any]:
-        return {"class": "Bright"}
-
     def masks(self, image: torch.Tensor) -> torch.Tensor:
         self.asked += 1
         bright = image.float().mean(dim=0) > 100
@@ -53,12 +47,14 @@ class Bright(Regions):
 class Counted(DiffusersTextToImage):
     """Miniature's painter at two steps; notes what it is asked for."""
 
+    not_identity = DiffusersTextToImage.not_identity | {"pipeline"}
+
     def __init__(self, pipeline: StableDiffusionPipeline) -> None:
         super().__init__(steps=2, guidance=1.0)
         self.given = pipeline
         self.asked: list[str] = []
 
-    def load(self) -> None:
+    def build(self) -> None:
         self.adopt(self.given)
 
     def generate(self, prompts: Sequence[str], *given: Any) -> Any:

@@ -27,9 +27,6 @@ class Vectors(TextEncoder):
         self.known = known
         self.asked: list[str] = []
 
-    def load(self) -> None:
-        pass
-
     def encode_text(self, texts: Sequence[str]) -> torch.Tensor:
         self.asked += texts
         return torch.tensor([self.known[text.replace(" ", "_")] for text in texts], dtype=torch.float32)
@@ -71,20 +68,20 @@ def test_keywords_become_their_nearest_classes() -> None:
     encoder = Vectors(couch=(1, 0.1), sofa=(1, 0), cat=(0, 1), kitten=(0.1, 1), photo=(-1, -1))
     chosen = CandidateFilter(encoder)
     chosen.load()
-    chosen.prepare(["sofa", "cat"], clip=None)
-    assert chosen(["couch", "couch"]) == [0]
-    assert chosen(["kitten", "couch"]) == [0, 1]
-    assert chosen([]) == []
+    classes = chosen.prepare(["sofa", "cat"], clip=None)
+    assert chosen(["couch", "couch"], classes, None) == [0]
+    assert chosen(["kitten", "couch"], classes, None) == [0, 1]
+    assert chosen([], classes, None) == []
     # Far from both classes, and so no word for the sofa.
-    assert chosen(["photo", "kitten"]) == [1]
+    assert chosen(["photo", "kitten"], classes, None) == [1]
 
 
 def test_templates_and_split_words_are_those_of_the_release() -> None:
     encoder = Vectors(A_photo_of_dining=(1, 0), A_photo_of_table=(0, 1), A_photo_of_cat=(1, -1), desk=(1, 1))
     chosen = CandidateFilter(encoder, class_template="A photo of {}", split_words=True)
-    chosen.prepare(["dining table", "cat"], clip=None)
-    torch.testing.assert_close(chosen._classes, torch.tensor([[0.5, 0.5], [1.0, -1.0]]))
-    assert chosen(["desk"]) == [0]
+    classes = chosen.prepare(["dining table", "cat"], clip=None)
+    torch.testing.assert_close(classes, torch.tensor([[0.5, 0.5], [1.0, -1.0]]))
+    assert chosen(["desk"], classes, None) == [0]
     assert encoder.asked == ["A photo of dining", "A photo of table", "A photo of cat", "desk"]
 
 
@@ -95,11 +92,11 @@ def test_without_an_encoder_it_is_the_clip_that_names() -> None:
     chosen = CandidateFilter()
     chosen.load()
     names = ["cat", "tree", "boat", "sun"]
-    chosen.prepare(names, clip)
+    classes = chosen.prepare(names, clip)
     assert not list(chosen.parameters())
-    assert chosen(["tree", "cat"]) == [0, 1]
+    assert chosen(["tree", "cat"], classes, clip) == [0, 1]
     expected = distances(clip.encode_text(["mushroom"]), clip.encode_text(names)).argmin().item()
-    assert chosen(["mushroom"]) == [expected]
+    assert chosen(["mushroom"], classes, clip) == [expected]
 
 
 @torch.inference_mode()

@@ -11,7 +11,7 @@ import torch
 
 from harness import ConfigurationError, Protocol, Sample, Vocabulary
 from harness.artifacts.store import ArtifactStore
-from harness.method.method import Refiner
+from harness.method.refiner import Refiner
 from methods.backbones import DiffusionFeatures
 from methods.backbones.captioner import Captioner
 from methods.backbones.image_text import ImageText
@@ -35,9 +35,6 @@ class Known(ImageText):
         super().__init__()
         self.seen: list[torch.Tensor] = []
 
-    def load(self) -> None:
-        pass
-
     def encode_images(self, images: torch.Tensor) -> torch.Tensor:
         self.seen += list(images)
         colours = [image[:, image.sum(dim=0) > 0].float().mean(dim=1) for image in images]
@@ -55,12 +52,6 @@ class Columns(Regions):
         super().__init__()
         self.width = width
 
-    def load(self) -> None:
-        pass
-
-    def settings(self) -> dict[str, Any]:
-        return {"class": "Columns", "width": self.width}
-
     def masks(self, image: torch.Tensor) -> torch.Tensor:
         numbers = torch.arange(image.shape[2]) // self.width
         return (numbers == torch.arange(int(numbers.max()) + 1)[:, None])[:, None].repeat(1, image.shape[1], 1)
@@ -73,12 +64,6 @@ class Says(Captioner):
         super().__init__()
         self.text = text
         self.asked = 0
-
-    def load(self) -> None:
-        pass
-
-    def settings(self) -> dict[str, Any]:
-        return {"class": "Says", "text": self.text}
 
     def caption(self, image: torch.Tensor) -> str:
         self.asked += 1
@@ -373,7 +358,7 @@ def test_without_noise_the_unet_meets_the_latents_themselves() -> None:
     torch.testing.assert_close(plain.features(images), unet.conv_in(latents))
     noisy = features(timestep=0, noise=True, sample_latents=False)
     assert not torch.allclose(noisy.features(images), plain.features(images))
-    assert noisy.settings() != plain.settings()
+    assert noisy.identity() != plain.identity()
 
 
 # Configurations.

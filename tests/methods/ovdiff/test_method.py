@@ -36,12 +36,6 @@ class Painter(TextToImage):
         self.asked: list[tuple[str, int]] = []
         self.level = torch.nn.Parameter(torch.tensor(1.0))
 
-    def load(self) -> None:
-        pass
-
-    def settings(self) -> dict[str, object]:
-        return {"class": "Painter"}
-
     def generate(self, prompts, seeds, words=(), attribution=None):  # type: ignore[no-untyped-def]
         images = torch.zeros(len(prompts), 3, 8, 8, dtype=torch.uint8)
         maps = torch.zeros(len(prompts), 1, 8, 8)

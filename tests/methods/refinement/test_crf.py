@@ -109,4 +109,4 @@ def test_float_pictures_and_other_sizes_are_refused(picture):
 def test_a_missing_package_is_one_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "pydensecrf", None)
     with pytest.raises(ConfigurationError, match="pip install pydensecrf2"):
-        DenseCRF()
+        DenseCRF().load()

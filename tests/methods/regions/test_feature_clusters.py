@@ -23,12 +23,6 @@ class Colours(FeatureExtractor):
         self.step = step
         self.seen: list[tuple[int, ...]] = []
 
-    def load(self) -> None:
-        pass
-
-    def settings(self) -> dict[str, object]:
-        return {"class": "Colours", "step": self.step}
-
     def features(self, images: torch.Tensor) -> torch.Tensor:
         self.seen.append(tuple(images.shape))
         return images[:, :, :: self.step, :: self.step].float()

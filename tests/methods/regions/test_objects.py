@@ -1,7 +1,5 @@
 """Masks from objectness: one per connected salient part."""
 
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor
@@ -12,11 +10,6 @@ from methods.regions import Saliency, SalientObjects
 
 class RedChannel(Saliency):
     """Objectness is how red a pixel is."""
-
-    def load(self) -> None: ...
-
-    def settings(self) -> dict[str, Any]:
-        return {"red": True}
 
     def forward(self, image: Tensor) -> Tensor:
         return image[0].float() / 255
@@ -47,7 +40,7 @@ def test_a_picture_without_objects_has_no_masks() -> None:
 
 def test_settings_tell_what_determines_the_masks() -> None:
     told = [SalientObjects(RedChannel(), *rest).settings() for rest in ((0.5, 16), (0.4, 16), (0.5, 8))]
-    assert all(each["saliency"] == {"red": True} for each in told)
+    assert all(each["saliency"] == {"class": "RedChannel"} for each in told)
     assert told[0] != told[1] != told[2] != told[0]
 
 

@@ -216,6 +216,6 @@ def test_maps_on_the_image_span_zero_to_one() -> None:
 
 
 def test_settings_are_all_that_matters() -> None:
-    assert Attribution(layers=["a", "b"]).settings() == Attribution(layers=["b", "a"]).settings()
+    assert Attribution(layers=["a", "b"]).identity() == Attribution(layers=["b", "a"]).identity()
     different = [Attribution(), Attribution("daam"), Attribution(layers=["a"]), Attribution(resolution=None)]
-    assert len({json.dumps(each.settings()) for each in different}) == 4
+    assert len({json.dumps(each.identity()) for each in different}) == 4

@@ -68,8 +68,8 @@ def test_a_list_of_words_can_be_a_file_and_is_part_of_the_settings(tmp_path: Pat
     path = tmp_path / "words.txt"
     path.write_text("cat\n\nmouse/mice\n")
     reader = RuleNouns(path)
-    assert reader.settings() == RuleNouns(["mouse/mice", "cat"]).settings()
-    assert reader.settings() != RuleNouns(["mouse", "cat"]).settings()
+    assert reader.identity() == RuleNouns(["mouse/mice", "cat"]).identity()
+    assert reader.identity() != RuleNouns(["mouse", "cat"]).identity()
     assert [noun.lemma for noun in reader.nouns("mice and cats")] == ["mouse", "cat"]
 
 
@@ -77,7 +77,7 @@ def test_a_list_that_is_empty_or_missing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="empty"):
         RuleNouns([])
     with pytest.raises(ConfigurationError, match=r"words\.txt"):
-        RuleNouns(tmp_path / "words.txt")
+        RuleNouns(tmp_path / "words.txt").load()
 
 
 def test_nouns_alone_are_taken_without_stop_words_and_names() -> None:
@@ -103,7 +103,7 @@ def test_without_spacy_one_sentence_says_how_to_install_it(monkeypatch: pytest.M
     with pytest.raises(ConfigurationError, match=r"pip install spacy.*python -m spacy download en_core_web_sm"):
         reader.nouns("a cat")
     with pytest.raises(ConfigurationError, match="pip install spacy"):
-        reader.settings()
+        reader.identity()
 
 
 def test_without_the_model_one_sentence_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,5 +116,5 @@ def test_without_the_model_one_sentence_says_how_to_get_it(monkeypatch: pytest.M
 
 
 def test_a_wrong_treatment_of_adjectives_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="drop, head or phrase"):
+    with pytest.raises(ConfigurationError, match="drop, head, phrase"):
         SpacyNouns(adjectives="keep")  # type: ignore[arg-type]
