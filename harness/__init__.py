@@ -19,7 +19,6 @@ from harness.method.refiner import Refiner
 from harness.method.windows import Box, ScoreMap
 from harness.results.metric import SegmentationMetric
 from harness.system.errors import ConfigurationError, DataError, ModelError, OvsegError, RunError, StoreError
-from harness.system.sharing import once
 
 __all__ = [
     "ArtifactStore",
@@ -47,5 +46,4 @@ __all__ = [
     "Vocabulary",
     "WorkItem",
     "evaluate",
-    "once",
 ]

@@ -14,7 +14,6 @@ from harness.artifacts.store import ArtifactStore
 from harness.artifacts.work_item import WorkItem
 from harness.method.part import Part, Requirement
 from harness.system.errors import ConfigurationError, ModelError
-from harness.system.sharing import once
 from methods.backbones import hub
 from methods.backbones.diffusion_pipeline import Precision
 
@@ -125,7 +124,6 @@ class HubCaptioner(Captioner):
         self._precision = str(model.dtype).removeprefix("torch.")
         self.mark_loaded()
 
-    @once
     @torch.no_grad()
     def caption(self, image: Tensor) -> str:
         """See ``Captioner.caption``."""

@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from harness.system.errors import ModelError
-from harness.system.sharing import once
 from methods.backbones.dense import Dense, Kind, ViTFeatures
 from methods.backbones.image_text import OpenCLIP
 from methods.backbones.pixels import IMAGENET_MEAN, IMAGENET_STD, normalise, pad_to_multiple
@@ -47,7 +46,6 @@ class OpenCLIPDense(Dense):
         self._mean, self._std = tuple(mean), tuple(std)
         self._positions = visual.positional_embedding
 
-    @once
     def features(
         self, images: Tensor, kind: Kind = "token", layer: int = -1, cls_attention: bool = False
     ) -> ViTFeatures:

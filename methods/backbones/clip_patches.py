@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.system.errors import ConfigurationError, ModelError
-from harness.system.sharing import once
 from methods.backbones.clip_dense import OpenCLIPDense
 from methods.backbones.image_text import ImageText, OpenCLIP
 from methods.backbones.pixels import resize
@@ -129,7 +128,6 @@ class CLIPPatches(ImageText):
         return 0.0, 0.0, grid.shape[2] * patch * height / seen_y, grid.shape[3] * patch * width / seen_x
 
 
-@once
 def classify(embeddings: Tensor, text: Tensor, temperature: float | None = None) -> Tensor:
     """Texts as the weights of a 1x1 convolution.
 

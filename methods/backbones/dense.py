@@ -10,7 +10,6 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from harness.method.part import Part, Requirement
 from harness.system.errors import ModelError
-from harness.system.sharing import once
 from methods.backbones import hub
 from methods.backbones.pixels import IMAGENET_MEAN, IMAGENET_STD, normalise, pad_to_multiple
 
@@ -132,7 +131,6 @@ class HubViT(Dense):
             raise ModelError(f"'{self.name}' ({type(model).__name__}) has no attention layers with q_proj and k_proj")
         self.mark_loaded()
 
-    @once
     def features(
         self, images: Tensor, kind: Kind = "token", layer: int = -1, cls_attention: bool = False
     ) -> ViTFeatures:

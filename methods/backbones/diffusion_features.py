@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from harness.method.part import Requirement
 from harness.system.errors import ConfigurationError, did_you_mean
-from harness.system.sharing import once
 from methods.backbones import diffusion_pipeline as parts
 from methods.backbones import hub
 from methods.backbones.diffusion_pipeline import Precision
@@ -128,7 +127,6 @@ class DiffusionFeatures(FeatureExtractor):
         """The model's own size; pictures that are left as they come have none."""
         return {"size": None if self.fit == "none" else self._side}
 
-    @once
     @torch.no_grad()
     def features(self, images: Tensor, prompts: Sequence[str] | None = None) -> Tensor:
         """See ``FeatureExtractor.features``.

@@ -9,7 +9,6 @@ from torch import Tensor
 from transformers import CLIPSegForImageSegmentation, PreTrainedModel, PreTrainedTokenizerBase
 
 from harness.system.errors import ConfigurationError
-from harness.system.sharing import once
 from methods.backbones.hub_image_text import HubImageText
 from methods.backbones.pixels import normalise, resize
 
@@ -68,7 +67,6 @@ class HubCLIPSeg(HubImageText):
         features: Tensor = self.model.clip.get_text_features(**tokens).pooler_output
         return features
 
-    @once
     def activations(self, images: Tensor) -> list[Tensor]:
         """What the decoder reads of pictures, the same for all texts.
 
@@ -81,7 +79,6 @@ class HubCLIPSeg(HubImageText):
         output = self.model.clip.get_image_features(self._pixels(images), output_hidden_states=True)
         return [output.hidden_states[layer + 1] for layer in self.model.extract_layers]
 
-    @once
     def masks(self, activations: list[Tensor], conditions: Tensor, stride: int = 1) -> Tensor:
         """Masks of images for texts.
 

@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import GroupViTModel, PreTrainedModel, PreTrainedTokenizerBase
 
-from harness.system.sharing import once
 from methods.backbones.hub_image_text import HubImageText
 from methods.backbones.pixels import normalise, pad_to_multiple, resize
 
@@ -67,7 +66,6 @@ class HubGroupViT(HubImageText):
         features: Tensor = self.model.get_text_features(**tokens).pooler_output
         return features
 
-    @once
     def group(self, images: Tensor) -> Groups:
         """Groups of pictures, zero-padded at the bottom and right to whole patches.
 

@@ -11,7 +11,6 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedT
 
 from harness.method.part import Requirement
 from harness.system.errors import ConfigurationError, ModelError
-from harness.system.sharing import once
 from methods.backbones import hub
 from methods.backbones.image_text import ImageText
 from methods.backbones.pixels import IMAGENET_MEAN, IMAGENET_STD
@@ -93,7 +92,6 @@ class HubImageText(ImageText):
         """See ``ImageText.encode_text``; longer texts are cut at the model's context length."""
         return F.normalize(self.embed_text(list(texts)), dim=-1)
 
-    @once
     def embed_text(self, texts: list[str]) -> Tensor:
         """T texts -> [T, D] float32, as the model makes them, of any length."""
         length = self.model.config.text_config.max_position_embeddings

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from harness.method.part import Part, Requirement, required_file
 from harness.system.errors import ConfigurationError, ModelError, did_you_mean
-from harness.system.sharing import once
 from methods.backbones import hub
 from methods.backbones.pixels import normalise, resize
 
@@ -127,14 +126,12 @@ class OpenCLIP(ImageText):
             "size": list(self.input_size),
         }
 
-    @once
     def encode_images(self, images: Tensor) -> Tensor:
         """Pictures of any size, squashed to the model's input (bicubic, as its own processor does)."""
         pixels = normalise(resize(images, self.input_size), self._mean, self._std)
         embedded = self.model.encode_image(pixels.to(self._dtype))
         return F.normalize(embedded.float(), dim=-1)
 
-    @once
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """Texts in batches; longer ones are cut at the model's context length."""
         device = next(self.model.parameters()).device

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from harness.method.part import Part
 from harness.system.errors import ConfigurationError
-from harness.system.sharing import once
 
 
 class KMeans(Part):
@@ -50,7 +49,6 @@ class KMeans(Part):
         return _fit(points, clusters, self.iterations, self.restarts, self.seed)
 
 
-@once
 def _fit(points: Tensor, clusters: int, iterations: int, restarts: int, seed: int) -> tuple[Tensor, Tensor]:
     rows = np.ascontiguousarray(points.float().numpy())
     fitted: Any = faiss.Kmeans(

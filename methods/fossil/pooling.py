@@ -3,10 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness.system.sharing import once
 
-
-@once
 def pool_regions(features: Tensor, masks: Tensor) -> Tensor:
     """v_R: the mean of the features under each mask, weighted by the mask's value on their grid (Eq. 4).
 

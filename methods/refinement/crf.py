@@ -18,7 +18,6 @@ from torch import Tensor
 from harness.method.part import Requirement
 from harness.method.refiner import Refiner
 from harness.system.errors import ConfigurationError
-from harness.system.sharing import once
 
 Unary = Literal["softmax", "labels", "probability"]
 
@@ -99,7 +98,6 @@ class DenseCRF(Refiner):
             bilateral_weight=100,
         )
 
-    @once
     @torch.no_grad()
     def forward(self, image: Tensor, planes: Tensor) -> Tensor:
         """Refine planes; the work is done on the CPU.

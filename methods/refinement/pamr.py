@@ -14,7 +14,6 @@ from torch import Tensor
 from harness.method.refiner import Refiner
 from harness.method.windows import class_chunks
 from harness.system.errors import ConfigurationError
-from harness.system.sharing import once
 
 DILATIONS = (1, 2, 4, 8, 12, 24)
 
@@ -47,7 +46,6 @@ class PAMR(Refiner):
         self._seen: tuple[Tensor, Tensor] | None = None
         self._grid: tuple[tuple[int, int], Tensor, Tensor] | None = None
 
-    @once
     @torch.no_grad()
     def forward(self, image: Tensor, planes: Tensor) -> Tensor:
         """Refine planes.

@@ -18,7 +18,6 @@ from torchvision.ops import clip_boxes_to_image
 
 from harness.method.part import Requirement, required_file
 from harness.system.errors import ConfigurationError, ModelError
-from harness.system.sharing import once
 from methods.backbones import hub
 from methods.regions.base import Regions
 from methods.regions.cascade_rcnn import PIXEL_MEAN, PIXEL_STD, CascadeMaskRCNN, Detections
@@ -72,7 +71,6 @@ class CutLER(Regions):
         network.load_state_dict(network_state(tensors, network.state_dict(), self.path), assign=True)
         self.network = network.requires_grad_(False).eval()
 
-    @once
     @torch.no_grad()
     def masks(self, image: Tensor) -> Tensor:
         """[3, H, W] uint8 RGB -> [M, H, W] bool with M at most 100."""

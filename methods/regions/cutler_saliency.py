@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor
 
-from harness.system.sharing import once
 from methods.regions.cascade_rcnn import Detections
 from methods.regions.cutler import CutLER, network_size, paste, resize
 from methods.regions.found import Saliency
@@ -22,7 +21,6 @@ class CutLERSaliency(Saliency):
         super().__init__()
         self.detector = detector
 
-    @once
     @torch.no_grad()
     def forward(self, image: Tensor) -> Tensor:
         """[3, H, W] uint8 RGB -> [H, W] float32 in [0, 1]."""

@@ -13,7 +13,6 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import Tensor
 
 from harness.system.errors import ConfigurationError
-from harness.system.sharing import once
 from methods.backbones.features import FeatureExtractor
 from methods.regions.base import Regions
 
@@ -55,7 +54,6 @@ class FeatureClusters(Regions):
         self.starts = starts
         self.resize = resize
 
-    @once
     @torch.no_grad()
     def masks(self, image: Tensor) -> Tensor:
         """[3, H, W] uint8 RGB -> [K', H, W] bool, K' <= K: every pixel in one of them, none empty, larger ones first.

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from harness.method.part import Part, Requirement, required_file
 from harness.system.errors import ModelError
-from harness.system.sharing import once
 from methods.backbones import hub
 from methods.backbones.dense import Dense
 
@@ -62,7 +61,6 @@ class Found(Saliency):
         self.decoder = nn.Conv2d(self.backbone.dim, 1, kernel_size=1)
         self.decoder.load_state_dict({"weight": weight, "bias": bias})
 
-    @once
     def forward(self, image: Tensor) -> Tensor:
         """Keys -> head -> bilinear to pixels (align_corners false) -> crop of the padding -> sigmoid."""
         keys = self.backbone.features(image[None], "key").patches
@@ -87,7 +85,6 @@ class FoundSeed(Saliency):
         self.backbone = backbone
         self.tau = tau
 
-    @once
     def forward(self, image: Tensor) -> Tensor:
         """1 where a pixel's patch is unlike the seed, else 0 (nearest to pixels)."""
         found = self.backbone.features(image[None], "key", cls_attention=True)

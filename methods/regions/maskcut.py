@@ -13,7 +13,6 @@ from scipy.linalg import eigh
 from torch import Tensor
 
 from harness.system.errors import ConfigurationError
-from harness.system.sharing import once
 from methods.backbones.dense import Dense, Kind
 from methods.refinement.crf import DenseCRF, refine_proposal
 from methods.regions.base import Regions
@@ -229,7 +228,6 @@ class MaskCut(Regions):
         self.mode: Mode = mode
         self.crf = crf
 
-    @once
     @torch.no_grad()
     def masks(self, image: Tensor) -> Tensor:
         """[3, H, W] uint8 RGB -> [M, H, W] bool with M at most ``stages``."""

@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 
 from harness.system.errors import ConfigurationError
-from harness.system.sharing import once
 from methods.regions.base import Regions
 from methods.regions.found import Saliency
 from methods.regions.opencut import components
@@ -32,7 +31,6 @@ class SalientObjects(Regions):
         self.threshold = threshold
         self.smallest = smallest
 
-    @once
     @torch.no_grad()
     def masks(self, image: Tensor) -> Tensor:
         """See ``Regions.masks``; the masks are mutually exclusive."""

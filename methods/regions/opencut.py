@@ -13,7 +13,6 @@ from scipy import ndimage
 from torch import Tensor
 
 from harness.system.errors import ConfigurationError
-from harness.system.sharing import once
 from methods.backbones.dense import Dense, Kind
 from methods.refinement.crf import DenseCRF, refine_proposal
 from methods.regions.base import Regions
@@ -74,7 +73,6 @@ class OpenCut(Regions):
         self.crf = crf
         self.crf_on = crf_on
 
-    @once
     @torch.no_grad()
     def masks(self, image: Tensor) -> Tensor:
         """[3, H, W] uint8 RGB -> [L, H, W] bool, mutually exclusive, none empty."""

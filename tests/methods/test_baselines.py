@@ -13,11 +13,11 @@ from transformers import CLIPSegConfig, CLIPSegForImageSegmentation, GroupViTCon
 
 from harness import ConfigurationError, ModelError, Protocol, Sample, SegmentationMethod, Vocabulary
 from harness.commands import evaluate
+from harness.method.method import predict_jointly
 from harness.studies.reproduction import read_quoted
-from harness.system.sharing import shared
 from methods import CLIPDense, CLIPSeg, GroupViT, MaskCLIP
 from methods.backbones import OpenCLIP
-from methods.backbones.clip_patches import CLIPPatches
+from methods.backbones.clip_patches import CLIPPatches, Patches
 from methods.backbones.hub_clip_seg import HubCLIPSeg
 from methods.backbones.hub_group_vit import HubGroupViT
 from methods.backbones.pixels import IMAGENET_MEAN, IMAGENET_STD, normalise
@@ -267,13 +267,20 @@ def test_refinements_are_off_unless_asked_for() -> None:
 
 
 @torch.inference_mode()
-def test_points_of_a_study_share_the_backbone() -> None:
+def test_configurations_of_equal_encoding_share_the_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
     clip = patches()
-    points = [ready(MaskCLIP(clip, background_threshold=each)) for each in (0.1, 0.2)]
-    with shared() as memory:
-        maps = [point.predict_image(sample()) for point in points]
-        assert memory.hits > 0
-    assert torch.equal(maps[1], points[1].predict_image(sample()))
+    methods = [ready(MaskCLIP(clip, background_threshold=threshold)) for threshold in (0.1, 0.2)]
+    values, batches = CLIPPatches.values, []
+
+    def counting(model: CLIPPatches, images: torch.Tensor, residual: bool = False) -> Patches:
+        batches.append(len(images))
+        return values(model, images, residual)
+
+    monkeypatch.setattr(CLIPPatches, "values", counting)
+    maps = predict_jointly(methods, sample())
+    jointly = len(batches)
+    assert torch.equal(maps[1], methods[1].predict_image(sample()))
+    assert len(batches) == 2 * jointly
     assert not torch.equal(*maps)
 
 
