@@ -50,7 +50,7 @@ def test_one_picture_is_captioned_clustered_named_and_refined(tmp_path: Path) ->
     )
     captioner = LoadedBlip()
     method = FreeSegDiff(
-        FeatureClusters(extractor, clusters=4),
+        FeatureClusters(extractor, num_clusters=4),
         OpenCLIP("ViT-B-32"),
         captioner,
         RuleNouns(["dog", "bus", *(chr(97 + n) for n in range(26))]),

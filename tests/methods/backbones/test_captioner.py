@@ -153,7 +153,7 @@ def test_settings_tell_what_determines_a_caption(blip_folder: Path, tmp_path: Pa
     plain = loaded(blip_folder).identity()
     json.dumps(plain, allow_nan=False)
     assert loaded(blip_folder).identity() == plain
-    for change in ({"prompt": "art of"}, {"beams": 1}, {"min_length": 5}, {"max_length": 20}):
+    for change in ({"prompt": "art of"}, {"num_beams": 1}, {"min_length": 5}, {"max_length": 20}):
         assert loaded(blip_folder, **change).identity() != plain, change
     # Spaces at the prompt's end are not read, and a folder's name says nothing.
     assert loaded(blip_folder, prompt="a picture of").identity() == plain
@@ -184,7 +184,11 @@ def test_another_kind_of_model_is_refused(blip_folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("settings", "word"),
-    [({"beams": 0}, "beams"), ({"min_length": 9, "max_length": 8}, "min_length"), ({"max_length": 0}, "max_length")],
+    [
+        ({"num_beams": 0}, "beams"),
+        ({"min_length": 9, "max_length": 8}, "min_length"),
+        ({"max_length": 0}, "max_length"),
+    ],
 )
 def test_bad_settings_are_named(settings: dict[str, int], word: str) -> None:
     with pytest.raises(ConfigurationError, match=word):
@@ -224,7 +228,7 @@ def test_a_caption_is_made_once_for_a_picture_and_a_captioner(tmp_path: Path) ->
     # The same bytes as a picture of another shape.
     stored_caption(captioner, picture(1).reshape(3, 56, 40), store, "one")
     assert captioner.asked == 3
-    other = Counting(beams=1)
+    other = Counting(num_beams=1)
     stored_caption(other, picture(1), store, "one")
     assert other.asked == 1
 

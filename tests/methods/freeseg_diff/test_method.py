@@ -394,8 +394,8 @@ def test_paper_and_release_are_configurations() -> None:
     assert release.candidates.encoder is not None
     assert (paper.reject, paper.one_region, release.reject, release.one_region) == (True, False, False, True)
     for method in (paper, release):
-        assert method.regions.clusters == 4
-        assert (method.captioner.beams, method.captioner.min_length, method.captioner.max_length) == (3, 10, 30)
+        assert method.regions.num_clusters == 4
+        assert (method.captioner.num_beams, method.captioner.min_length, method.captioner.max_length) == (3, 10, 30)
         crf = DenseCRF.freeseg_diff().settings()
         assert method.region_refiner.settings() == crf
 
@@ -422,7 +422,7 @@ def test_rows_of_the_tables_are_flags() -> None:
 
 # The whole method with Miniature's models.
 
-QUICK = ["--config", EXPERIMENT, "--data.limit", "4", "--method.regions.starts", "1", "--method.refiner", "null"]
+QUICK = ["--config", EXPERIMENT, "--data.limit", "4", "--method.regions.num_starts", "1", "--method.refiner", "null"]
 
 
 @pytest.fixture(scope="module")
@@ -464,7 +464,7 @@ def test_mistakes_on_the_command_line_are_sentences(ovseg: Callable[..., Outcome
     base = ["evaluate", *QUICK, "--run_dir", tmp_path / "run", "--store", tmp_path / "store"]
     for arguments, word in (
         (["--method.captioner.name", "./nowhere"], "captioner"),
-        (["--method.regions.clusters", "0"], "clusters"),
+        (["--method.regions.num_clusters", "0"], "clusters"),
         (["--method.view", "side"], "view"),
         (["--method.candidates.average", "median"], "average"),
         (["--method.regions.extractor.layers", '["up_blocks.9"]'], "up_blocks.9"),

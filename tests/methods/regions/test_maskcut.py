@@ -245,7 +245,7 @@ def test_masks_of_a_picture(backbone: HubViT, picture: torch.Tensor, refined: bo
 def test_opencut_gives_exclusive_masks(backbone: HubViT, picture: torch.Tensor, settings: dict[str, object]) -> None:
     if settings:
         settings = {**settings, "crf": DenseCRF.cutler()}
-    regions_ = OpenCut(backbone, taus=(0.9, 0.7, 0.98), size=96, smallest=4, **settings)
+    regions_ = OpenCut(backbone, taus=(0.9, 0.7, 0.98), size=96, min_area=4, **settings)
     regions_.load()
     masks = regions_.masks(picture)
     assert masks.shape[1:] == picture.shape[1:]
@@ -275,8 +275,8 @@ def test_opencuts_rules() -> None:
     # A mask's components are apart; the one of 4 pixels is too small.
     assert [int(mask.sum()) for mask in found[2:]] == [25, 16]
     assert found.sum(dim=0).max() == 1
-    assert len(exclusive_regions([first, inside], covered=0.9)) == 2
-    assert len(exclusive_regions([first, grown], same=0.95, covered=0.95)) == 2
+    assert len(exclusive_regions([first, inside], max_overlap=0.9)) == 2
+    assert len(exclusive_regions([first, grown], merge_iou=0.95, max_overlap=0.95)) == 2
     assert exclusive_regions(torch.zeros(2, 20, 20, dtype=torch.bool)).shape == (0, 20, 20)
 
 
