@@ -5,10 +5,11 @@ No code was released; what the paper leaves open is a parameter here.
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
+from harness.artifacts.work_item import key_of
 from harness.data.prompts import check_templates
 from harness.method.part import Part
 from harness.system.errors import ConfigurationError
@@ -139,6 +140,10 @@ class Collection(Part):
             DataError: The captions cannot be read.
         """
         self.shards()
+
+    def configuration(self) -> Any:
+        """A hash of all captions."""
+        return {"captions": key_of({"shards": self.shards().fingerprints})}
 
     def shards(self) -> CaptionShards:
         """The captions in shards, listed once."""

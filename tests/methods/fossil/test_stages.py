@@ -23,6 +23,7 @@ from methods.fossil.references import Reference, unpack
 from methods.fossil.stages import PictureStage, ReferenceStage, TextStage
 from methods.support import Attribution
 from methods.support.nouns import RuleNouns
+from tests.methods.doubles import make_without_global_randomness
 from tests.running import Ranks, until
 
 CAPTIONS = (
@@ -209,6 +210,13 @@ def test_a_picture_depends_on_its_caption_alone(bench: Bench) -> None:
     assert torch.equal(rows[0], rows[1])
     assert torch.equal(rows[0], rows[2])
     assert len(rows[0].unique(dim=0)) == len(rows[0])
+
+
+@torch.inference_mode()
+def test_no_stage_draws_from_global_generators(bench: Bench) -> None:
+    texts = bench.stages()
+    for stage in (texts.references.pictures, texts.references, texts):
+        make_without_global_randomness(stage, bench.store)
 
 
 def test_what_is_painted_again(bench: Bench) -> None:

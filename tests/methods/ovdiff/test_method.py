@@ -15,8 +15,9 @@ from methods.backbones import DenseFeatures, DiffusersTextToImage, HubViT, OpenC
 from methods.backbones.diffusion import GeneratedImages
 from methods.ovdiff.category_filter import CategoryFilter
 from methods.ovdiff.prototypes import LEVELS, masked_cells, prototypes, resize_mask
+from methods.regions import FoundSeed, SalientObjects
 from methods.support import Attribution
-from tests.methods.doubles import Colours
+from tests.methods.doubles import Colours, make_without_global_randomness
 
 PROTOCOL = Protocol("test", resize="none", window=None)
 WORDS = Vocabulary(("background", "cat", "sky"), background=True, stuff=frozenset({"sky"}))
@@ -145,9 +146,9 @@ def test_what_is_generated_again(tmp_path: Path) -> None:
     assert set(asked(words=more)) == {"sun"}
     assert set(asked(seed=1)) == {"cat", "sky"}
     # N in {1, 2, 4} out of one support set of 4.
-    assert set(asked(generated=4)) == {"cat", "sky"}
+    assert set(asked(num_generated=4)) == {"cat", "sky"}
     for size in (1, 2, 4):
-        assert asked(generated=4, support_size=size) == []
+        assert asked(num_generated=4, support_size=size) == []
 
 
 def test_images_have_seeds_of_their_own(tmp_path: Path) -> None:
@@ -235,3 +236,19 @@ def test_features_of_clip_patches_are_the_models_own() -> None:
         weight, bias = block.attn.in_proj_weight.chunk(3)[1], block.attn.in_proj_bias.chunk(3)[1]
         expected = F.linear(seen["x"], weight, bias)[:, 1:]
     torch.testing.assert_close(keys.flatten(2).transpose(1, 2), expected)
+
+
+@torch.inference_mode()
+def test_no_stage_draws_from_global_generators(tmp_path: Path) -> None:
+    vit = HubViT("./miniature/weights/dino")
+    method = OVDiff(
+        DiffusersTextToImage("./miniature/weights/diffusion", steps=2, scheduler="EulerAncestralDiscreteScheduler"),
+        {"dino": DenseFeatures(vit)},
+        segmenter=SalientObjects(FoundSeed(vit)),
+        support_size=2,
+        parts=2,
+    )
+    method.make_ready(Vocabulary(("cat", "tree")), PROTOCOL)
+    store = ArtifactStore(tmp_path)
+    for stage in method.stages():
+        make_without_global_randomness(stage, store)
