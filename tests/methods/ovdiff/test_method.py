@@ -246,7 +246,7 @@ def test_no_stage_draws_from_global_generators(tmp_path: Path) -> None:
         {"dino": DenseFeatures(vit)},
         segmenter=SalientObjects(FoundSeed(vit)),
         support_size=2,
-        parts=2,
+        num_parts=2,
     )
     method.make_ready(Vocabulary(("cat", "tree")), PROTOCOL)
     store = ArtifactStore(tmp_path)
