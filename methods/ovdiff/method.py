@@ -149,12 +149,6 @@ class OVDiff(SegmentationMethod):
         self.release_rules = release_rules
         self.mask_resize = mask_resize
 
-    def load(self) -> None:
-        """Load the generator, the attribution, the extractors, Γ, CLIP and the refiner."""
-        self.attribution.load()
-        for part in self.parts():
-            part.load()
-
     def _extractors(self) -> Mapping[str, FeatureExtractor]:
         return dict(self.extractors.items())  # type: ignore[arg-type]
 
