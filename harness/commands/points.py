@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.commands import evaluate
-from harness.commands.arguments import resolve_entry_points, vary
+from harness.commands.arguments import resolve_names, vary
 from harness.commands.console import console
 from harness.commands.together import evaluate_together
 from harness.engine.evaluation import Evaluation
@@ -210,7 +210,7 @@ class Points:
             ConfigurationError: They are wrong; the message names the row.
         """
         given = [*self._shared, *column.arguments(), *row.arguments(), *self._rest]
-        arguments = resolve_entry_points(given)
+        arguments = resolve_names(given)
         parsed = None if self._parsed is None else vary(*self._parsed, arguments)
         if parsed is None:
             try:

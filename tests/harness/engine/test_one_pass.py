@@ -12,7 +12,7 @@ import torch
 
 from harness import ConfigurationError, RunError, Sample
 from harness.commands import together
-from harness.commands.arguments import resolve_entry_points
+from harness.commands.arguments import resolve_names
 from harness.commands.evaluate import evaluate_parsed, parser
 from harness.commands.together import evaluate_together, groups
 from harness.engine.evaluation import Evaluation
@@ -94,7 +94,7 @@ def lines(name: str, folder: Path, store: Path) -> list[list[str]]:
 
 def parsed(given: list[list[str]]) -> list[Any]:
     built = parser()
-    return [built.parse_args(resolve_entry_points(arguments)) for arguments in given]
+    return [built.parse_args(resolve_names(arguments)) for arguments in given]
 
 
 def together_in_order(*given: Any) -> list[Evaluation]:
