@@ -184,7 +184,7 @@ class FOSSIL(SegmentationMethod):
         return Retrieval(self._texts, self.clip, self.index, self.references)
 
     def _concepts(self) -> list[str]:
-        return list(self.vocabulary.spoken(self.words).values())
+        return list(self.vocabulary.prompt_names(self.words).values())
 
     # Section 3.5: inference.
 

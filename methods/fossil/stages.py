@@ -83,7 +83,7 @@ class PictureStage(Stage):
         """One per shard."""
         return [self.item(number) for number in range(len(self.collection.shards().fingerprints))]
 
-    def make(self, item: WorkItem, store: ArtifactStore) -> dict[str, Tensor]:
+    def compute(self, item: WorkItem, store: ArtifactStore) -> dict[str, Tensor]:
         """``images``, ``maps``, ``places`` and ``provenance``, as in ``Painted``."""
         made = self.paint(self.collection.shards().number(item.spec["captions"]))
         packed = {"images": made.images, "maps": made.maps, "places": made.places}
@@ -171,7 +171,7 @@ class ReferenceStage(Stage):
         """One per shard."""
         return [self.item(number) for number in range(len(self.pictures.collection.shards().fingerprints))]
 
-    def make(self, item: WorkItem, store: ArtifactStore) -> dict[str, Tensor]:
+    def compute(self, item: WorkItem, store: ArtifactStore) -> dict[str, Tensor]:
         """Of the R nouns whose masks are neither empty nor full: the embeddings and where they come from.
 
         Returns:
@@ -249,7 +249,7 @@ class TextStage(Stage):
         """One per shard."""
         return [self.item(number) for number in range(len(self.references.pictures.collection.shards().fingerprints))]
 
-    def make(self, item: WorkItem, store: ArtifactStore) -> dict[str, Tensor]:
+    def compute(self, item: WorkItem, store: ArtifactStore) -> dict[str, Tensor]:
         """``text`` [R, D] float16, of unit length, in the order of the shard's references."""
         collection = self.references.pictures.collection
         number = collection.shards().number(item.spec["captions"])

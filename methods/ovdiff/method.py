@@ -166,7 +166,7 @@ class OVDiff(SegmentationMethod):
         return [support, masks, *prototypes.values()]
 
     def _stages(self) -> tuple[SupportStage, MaskStage, dict[str, PrototypeStage]]:
-        words = self.vocabulary.spoken(self.words)
+        words = self.vocabulary.prompt_names(self.words)
         support = SupportStage(self.generator, self.attribution, words, self.prompt, self.generated, self.seed)
         masks = MaskStage(support, self.support_size, self.segmenter, self.release_rules)
         prototypes = {
@@ -233,7 +233,7 @@ class OVDiff(SegmentationMethod):
         self._filtered = [n for n, name in enumerate(names) if self.filter_stuff or name not in self._stuff()]
         self._filter: CategoryFilter | None = None
         if self.clip is not None and self._filtered:
-            words = self.vocabulary.spoken(self.words)
+            words = self.vocabulary.prompt_names(self.words)
             asked = [words[names[n]] for n in self._filtered]
             self._filter = CategoryFilter(
                 self.clip, asked, self.most_categories, scale=self.filter_scale, multi_label=self.multi_label

@@ -16,7 +16,7 @@ from mmseg.datasets.transforms import LoadAnnotations
 
 import datamodules
 from harness import ConfigurationError, DataError, Protocol, SegmentationData, evaluate
-from harness.data.benchmark import REDUCED, Benchmark
+from harness.data.benchmark import REDUCE_ZERO_LABEL, Benchmark
 from harness.data.preparation import prepare
 from methods import ClipDIY
 from methods.backbones import HubViT, OpenCLIP
@@ -95,7 +95,7 @@ def test_pictures_and_labels_are_those_of_mmsegmentation(name: str, roots: dict[
 
 @pytest.mark.parametrize("name", TREES)
 def test_names_and_palette_are_those_of_mmsegmentation(name: str) -> None:
-    vocabulary = benchmark(name).named()
+    vocabulary = benchmark(name).default_vocabulary()
     assert len(vocabulary) == SIZES[name]
     assert vocabulary.background == (name in WITH_BACKGROUND)
     theirs = MMSEG[name][0]
@@ -108,15 +108,15 @@ def test_names_and_palette_are_those_of_mmsegmentation(name: str) -> None:
 
 
 def test_coco_object_has_the_things_of_coco_stuff() -> None:
-    stuff, objects = benchmark("COCOStuff").named(), benchmark("COCOObject").named()
+    stuff, objects = benchmark("COCOStuff").default_vocabulary(), benchmark("COCOObject").default_vocabulary()
     assert objects.names == ("background", *stuff.names[:80])
     assert objects.palette[1:] == stuff.palette[:80]
-    assert benchmark("COCOObjectTCL").named() == objects
+    assert benchmark("COCOObjectTCL").default_vocabulary() == objects
 
 
 def test_the_stray_space_of_ade_is_there_and_gone() -> None:
     assert "bed " in mmseg.datasets.ADE20KDataset.METAINFO["classes"]
-    names = benchmark("ADE20K").named().names
+    names = benchmark("ADE20K").default_vocabulary().names
     assert "bed" in names
     assert all(label == label.strip() for label in names)
 
@@ -143,7 +143,7 @@ def test_clip_diy_runs_on_it(name: str, roots: dict[str, Path], models: tuple[Op
     expected = mmseg_labels(name, roots[name])
     assert (results["status"], results["num_images"], results["skipped"]) == ("complete", len(expected), 0)
     assert results["data"] == benchmark(name).name
-    assert [row["name"] for row in results["per_class"]] == list(benchmark(name).named().names)
+    assert [row["name"] for row in results["per_class"]] == list(benchmark(name).default_vocabulary().names)
     areas = sum(np.bincount(labels.ravel(), minlength=256) for labels in expected.values())
     assert [row["label"] for row in results["per_class"]] == areas[: SIZES[name]].tolist()
     assert sum(row["prediction"] for row in results["per_class"]) == areas[: SIZES[name]].sum()
@@ -166,7 +166,7 @@ def test_every_benchmark_has_a_configuration_that_finds_it(
 
 def test_reduced_labels_are_mmsegmentations_for_every_value() -> None:
     values = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    assert np.array_equal(REDUCED[values], reduced_by_mmsegmentation(values))
+    assert np.array_equal(REDUCE_ZERO_LABEL[values], reduced_by_mmsegmentation(values))
 
 
 def reduced_by_mmsegmentation(values: np.ndarray) -> np.ndarray:
@@ -212,7 +212,7 @@ MISSING = {
         "VOC21", "VOCdevkit/VOC2012/SegmentationClass/2007_000033.png", r"000033.png is missing: it is in VOCtrain"
     ),
     "picture": (
-        "VOC21", "VOCdevkit/VOC2012/JPEGImages/2007_000033.jpg", r"picture .*33.jpg is missing: it is in VOCtrainval"
+        "VOC21", "VOCdevkit/VOC2012/JPEGImages/2007_000033.jpg", r"image .*33.jpg is missing: it is in VOCtrainval"
     ),
     "prepared labels": (
         "COCOStuff",
@@ -249,7 +249,7 @@ def test_no_root_at_all_is_said_with_what_to_download(monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("", "there are no pictures"), ("a\na\n", "'a' more than once"), ("../secret\n", "no file below")],
+    [("", "there are no images"), ("a\na\n", "'a' more than once"), ("../secret\n", "no file below")],
 )
 def test_a_wrong_list_is_said(text: str, message: str, tmp_path: Path) -> None:
     voc(tmp_path)
@@ -260,14 +260,14 @@ def test_a_wrong_list_is_said(text: str, message: str, tmp_path: Path) -> None:
 
 def test_names_of_the_releases() -> None:
     data = benchmark("VOC21")
-    names = data.named().names
-    assert data.vocabulary_for("mmseg") == data.named()
+    names = data.default_vocabulary().names
+    assert data.vocabulary_for("mmseg") == data.default_vocabulary()
     theirs = data.vocabulary_for("clip_diy")
     assert dict(zip(names, theirs.names, strict=True))["tvmonitor"] == "tv/monitor"
-    assert theirs.palette == data.named().palette
+    assert theirs.palette == data.default_vocabulary().palette
     assert "airplane" in benchmark("VOC20").vocabulary_for("ovdiff").names
     ade = benchmark("ADE20K").vocabulary_for("ovdiff")
-    assert ade.names[benchmark("ADE20K").named().names.index("tank")] == "liquid tank"
+    assert ade.names[benchmark("ADE20K").default_vocabulary().names.index("tank")] == "liquid tank"
     with pytest.raises(ConfigurationError, match=r"not of 'clip_dyi' \(did you mean 'clip_diy'\?\)"):
         data.vocabulary_for("clip_dyi")
     with pytest.raises(ConfigurationError, match="cityscapes has class names of mmseg, not of 'ovdiff'"):

@@ -133,7 +133,7 @@ def test_what_is_missing_is_named(root: Path, tmp_path: Path) -> None:
         Folder(str(tmp_path / "nowhere"))
     shutil.rmtree(root / "images")
     (root / "images").mkdir()
-    with pytest.raises(DataError, match=r"no pictures .* in .*images"):
+    with pytest.raises(DataError, match=r"no images .* in .*images"):
         Folder(str(root))
 
 
@@ -161,22 +161,22 @@ def test_grey_and_transparent_pictures_become_rgb(root: Path) -> None:
 
 
 WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
-    "no picture": (lambda root: (root / "images" / "a.png").write_text("x"), "a.png is damaged or no picture"),
+    "no picture": (lambda root: (root / "images" / "a.png").write_text("x"), "a.png is damaged or not an image"),
     "half a picture": (
         lambda root: (root / "images" / "a.png").write_bytes(
             photograph(root / "images" / "a.png", 80, 80).read_bytes()[:5000]
         ),
-        "a.png is damaged or no picture",
+        "a.png is damaged or not an image",
     ),
-    "an empty mask": (lambda root: (root / "masks" / "a.png").write_text(""), "masks/a.png is damaged or no picture"),
-    "a mask in colour": (lambda root: photograph(root / "masks" / "a.png"), "masks/a.png is a RGB picture, not an"),
+    "an empty mask": (lambda root: (root / "masks" / "a.png").write_text(""), "masks/a.png is damaged or not an image"),
+    "a mask in colour": (lambda root: photograph(root / "masks" / "a.png"), "masks/a.png is a RGB image, not an"),
     "labels over 255": (
         lambda root: Image.fromarray((LABELS == 2) * np.uint16(300)).save(root / "masks" / "a.png"),
         "masks/a.png holds label 300, but labels end at 255",
     ),
     "a mask of another size": (
         lambda root: Image.fromarray(LABELS.T.copy()).save(root / "masks" / "a.png"),
-        "'a.png': the label map is 3x4 pixels, its picture 4x3",
+        "'a.png': the label map is 3x4 pixels, its image 4x3",
     ),
     "a label outside": (
         lambda root: Image.fromarray(LABELS + (LABELS == 2) * np.uint8(7)).save(root / "masks" / "a.png"),

@@ -10,8 +10,8 @@ import scipy.io
 from PIL import Image
 from pycocotools import mask
 
-from datamodules.coco import NUMBERS, THINGS
-from datamodules.coco_object import FILE
+from datamodules.coco import CATEGORY_IDS, NUM_THINGS
+from datamodules.coco_object import INSTANCES_FILE
 from harness.data.vocabulary import voc_palette
 
 HEIGHT, WIDTH = 60, 80
@@ -142,13 +142,13 @@ def coco(root: Path) -> None:
     for index, number in enumerate((139, 285, 632)):
         name = f"{number:012d}"
         picture(folder / "images" / "val2017" / f"{name}.jpg", index)
-        grey(folder / "annotations" / "val2017" / f"{name}.png", blocks([n - 1 for n in NUMBERS] + [255], index))
+        grey(folder / "annotations" / "val2017" / f"{name}.png", blocks([n - 1 for n in CATEGORY_IDS] + [255], index))
         images.append({"id": number, "file_name": f"{name}.jpg", "height": HEIGHT, "width": WIDTH})
         for order, shape in enumerate(instances(index)):
             annotations.append({"id": len(annotations), "image_id": number, "iscrowd": int(order == 2), **shape})
-    categories = [{"id": number, "name": str(number)} for number in NUMBERS[:THINGS]]
+    categories = [{"id": number, "name": str(number)} for number in CATEGORY_IDS[:NUM_THINGS]]
     content = {"images": images, "annotations": annotations, "categories": categories}
-    write(folder / FILE, json.dumps(content))
+    write(folder / INSTANCES_FILE, json.dumps(content))
 
 
 def instances(index: int) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness import ConfigurationError, DataError, Picture, Protocol, SegmentationData, Vocabulary
+from harness import ConfigurationError, DataError, LabeledImage, Protocol, SegmentationData, Vocabulary
 from harness.data.datamodule import shard
 
 
@@ -29,19 +29,19 @@ class Pictures(SegmentationData):
     def all_ids(self) -> list[str]:
         return [f"{index}.png" for index in range(len(self.pictures))]
 
-    def read(self, index: int) -> Picture:
+    def read(self, index: int) -> LabeledImage:
         if self.pictures[index] is None:
             raise DataError(f"{index}.png is damaged")
         return self.pictures[index]
 
-    def content(self, index: int) -> str:
+    def content_signature(self, index: int) -> str:
         return "" if self.pictures[index] is None else str(self.pictures[index].image.shape)
 
 
-def picture(height: int, width: int, label: int | None = 1) -> Picture:
+def picture(height: int, width: int, label: int | None = 1) -> LabeledImage:
     random = np.random.default_rng(height * width)
     labels = None if label is None else np.full((height, width), label, dtype=np.uint8)
-    return Picture(random.integers(0, 256, (height, width, 3), dtype=np.uint8), labels)
+    return LabeledImage(random.integers(0, 256, (height, width, 3), dtype=np.uint8), labels)
 
 
 def samples(data: SegmentationData, **protocol: Any) -> list[Any]:
@@ -88,13 +88,13 @@ def test_a_rank_without_pictures_gets_one_empty_batch() -> None:
     ("wrong", "message"),
     [
         (None, "0.png is damaged"),
-        (Picture(np.zeros((4, 5), np.uint8), None), "'0.png': the picture is not an RGB image"),
-        (Picture(np.zeros((4, 5, 4), np.uint8), None), "'0.png': the picture is not an RGB image"),
-        (Picture(np.zeros((4, 5, 3), np.float32), None), "'0.png': the picture is not an RGB image"),
-        (Picture(np.zeros((0, 5, 3), np.uint8), None), "'0.png': the picture is not an RGB image"),
+        (LabeledImage(np.zeros((4, 5), np.uint8), None), "'0.png': not an 8-bit RGB image"),
+        (LabeledImage(np.zeros((4, 5, 4), np.uint8), None), "'0.png': not an 8-bit RGB image"),
+        (LabeledImage(np.zeros((4, 5, 3), np.float32), None), "'0.png': not an 8-bit RGB image"),
+        (LabeledImage(np.zeros((0, 5, 3), np.uint8), None), "'0.png': not an 8-bit RGB image"),
         (
-            Picture(np.zeros((4, 5, 3), np.uint8), np.zeros((5, 4), np.uint8)),
-            "'0.png': the label map is 4x5 pixels, its picture 5x4",
+            LabeledImage(np.zeros((4, 5, 3), np.uint8), np.zeros((5, 4), np.uint8)),
+            "'0.png': the label map is 4x5 pixels, its image 5x4",
         ),
         (picture(4, 5, 3), "'0.png': the label map holds label 3, but the vocabulary has 3 classes"),
         (picture(4, 5, 254), "'0.png': the label map holds label 254, but the vocabulary has 3 classes"),

@@ -16,9 +16,9 @@ from pycocotools import mask
 
 import datamodules
 from datamodules.cityscapes import TRAIN_IDS
-from datamodules.coco import NUMBERS, REMOVED
+from datamodules.coco import CATEGORY_IDS, UNUSED_CATEGORY_IDS
 from datamodules.coco27 import GROUPS, STUFF
-from datamodules.context import LABELS, SCORED, paint
+from datamodules.context import LABEL_TABLE, SCORED_CLASSES, rasterize
 from harness import DataError
 from harness.data.benchmark import Benchmark
 from harness.data.preparation import prepare
@@ -36,7 +36,7 @@ from tests.datamodules.trees import (
 )
 
 CONVERTERS = Path(mmseg.__file__).parent / ".mim" / "tools" / "dataset_converters"
-PREPARED = [name for name in TREES if getattr(datamodules, name).prepared]
+PREPARED = [name for name in TREES if getattr(datamodules, name).prepared_parts]
 
 
 def converter(name: str) -> Any:
@@ -55,7 +55,7 @@ def labels(path: Path) -> np.ndarray:
 
 def made(name: str, root: Path, workers: int = 1) -> Any:
     benchmark: type[Benchmark] = getattr(datamodules, name)
-    return prepare(benchmark.jobs(benchmark.folder(root)), workers, name)
+    return prepare(benchmark.jobs(benchmark.find_folder(root)), workers, name)
 
 
 def snapshot(root: Path) -> dict[str, tuple[int, str]]:
@@ -66,7 +66,7 @@ def snapshot(root: Path) -> dict[str, tuple[int, str]]:
 
 def test_coco_stuff_has_the_train_ids_of_mmsegmentation() -> None:
     theirs = converter("coco_stuff164k").clsID_to_trID
-    ours = datamodules.COCOStuff.values()
+    ours = datamodules.COCOStuff.stuff_map_table()
     assert {value: int(ours[value]) for value in theirs} == theirs
     assert all(ours[value] == 255 for value in range(256) if value not in theirs)
 
@@ -76,22 +76,22 @@ def test_coco_object_tcl_keeps_things_and_makes_all_else_background() -> None:
     theirs = {
         value: 0 if value > 90 else label + 1 for value, label in converter("coco_stuff164k").clsID_to_trID.items()
     }
-    ours = datamodules.COCOObjectTCL.values()
+    ours = datamodules.COCOObjectTCL.stuff_map_table()
     assert {value: int(ours[value]) for value in theirs} == theirs
 
 
 def test_context_has_the_classes_of_mmsegmentation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "detail", types.SimpleNamespace(Detail=None))
     theirs = converter("pascal_context")._mapping
-    assert [0, *SCORED] == theirs.tolist()
-    assert LABELS[theirs].tolist() == list(range(60))
-    assert LABELS.astype(bool).sum() == 59
+    assert [0, *SCORED_CLASSES] == theirs.tolist()
+    assert LABEL_TABLE[theirs].tolist() == list(range(60))
+    assert LABEL_TABLE.astype(bool).sum() == 59
 
 
 def test_cityscapes_has_19_of_34_ids() -> None:
     # labels.py of cityscapesscripts: name, id, train id.
     known = {"road": (7, 0), "pole": (17, 5), "sky": (23, 10), "truck": (27, 14), "bus": (28, 15), "bicycle": (33, 18)}
-    names = datamodules.Cityscapes.named().names
+    names = datamodules.Cityscapes.default_vocabulary().names
     assert all(names[label] == name and TRAIN_IDS[id] == label for name, (id, label) in known.items())
     assert sorted(TRAIN_IDS[TRAIN_IDS != 255]) == list(range(19))
     # Polygon, guard rail, caravan, trailer and the unlabelled are ignored.
@@ -99,15 +99,15 @@ def test_cityscapes_has_19_of_34_ids() -> None:
 
 
 def test_coco27_puts_each_of_171_classes_into_one_group() -> None:
-    names = datamodules.COCOStuff.named().names
+    names = datamodules.COCOStuff.default_vocabulary().names
     assert sorted(name for members in GROUPS.values() for name in members) == sorted(names)
-    stuff = datamodules.COCOStuff.named().stuff
+    stuff = datamodules.COCOStuff.default_vocabulary().stuff
     for group, members in GROUPS.items():
         assert set(members) <= stuff if group in STUFF else not set(members) & stuff
-    values = datamodules.COCO27.values()
-    for number, name in zip(NUMBERS, names, strict=True):
+    values = datamodules.COCO27.stuff_map_table()
+    for number, name in zip(CATEGORY_IDS, names, strict=True):
         assert name in list(GROUPS.values())[values[number - 1]]
-    assert all(values[number - 1] == 255 for number in REMOVED)
+    assert all(values[number - 1] == 255 for number in UNUSED_CATEGORY_IDS)
     assert values[255] == 255
 
 
@@ -134,7 +134,7 @@ def test_context_is_the_same_from_json_and_from_mat(tree: Any, tmp_path: Path) -
     assert listed == sorted(context_ids())
     for index, id in enumerate(context_ids()):
         numbers = context_labels(index)
-        expected = sum((numbers == number) * (label + 1) for label, number in enumerate(SCORED))
+        expected = sum((numbers == number) * (label + 1) for label, number in enumerate(SCORED_CLASSES))
         assert np.array_equal(labels(folder / "SegmentationClassContext" / f"{id}.png"), expected)
 
 
@@ -145,15 +145,15 @@ def test_a_later_mask_of_context_lies_over_an_earlier_one() -> None:
     corner = np.zeros((4, 6), dtype=np.uint8)
     corner[:2, :2] = 1
     shapes = [(2, whole), (454, mask.encode(np.asfortranarray(corner)))]
-    drawn = np.array(Image.open(io.BytesIO(paint("x.json", 4, 6, shapes))))
+    drawn = np.array(Image.open(io.BytesIO(rasterize("x.json", 4, 6, shapes))))
     assert (drawn[0, 0], drawn[3, 5]) == (58, 1)
     with pytest.raises(DataError, match=r"x\.json holds a damaged mask"):
-        paint("x.json", 5, 6, shapes)
+        rasterize("x.json", 5, 6, shapes)
 
 
 def test_voc_c_lists_pictures_with_one_kind_of_object(tmp_path: Path) -> None:
     voc(tmp_path)
-    assert made("VOCC", tmp_path).made == 1
+    assert made("VOCC", tmp_path).num_written == 1
     listed = tmp_path / "VOCdevkit" / "VOC2012" / "ImageSets" / "Segmentation" / "val_voc_c.txt"
     assert listed.read_text() == "2008_000042\n"
 
@@ -164,11 +164,11 @@ def test_the_second_time_nothing_is_done_and_originals_stay(name: str, tmp_path:
     before = snapshot(tmp_path)
     first = made(name, tmp_path)
     after = snapshot(tmp_path)
-    assert (first.there, first.errors) == (0, [])
-    assert len(after) - len(before) == first.made > 0
+    assert (first.num_existing, first.errors) == (0, [])
+    assert len(after) - len(before) == first.num_written > 0
     assert {path: after[path] for path in before} == before
     second = made(name, tmp_path)
-    assert (second.there, second.made, second.errors) == (first.made, 0, [])
+    assert (second.num_existing, second.num_written, second.errors) == (first.num_written, 0, [])
     assert snapshot(tmp_path) == after
 
 
@@ -179,21 +179,21 @@ def test_it_goes_on_where_it_stopped_and_a_damaged_original_does_not_stop_the_re
     whole = damaged.read_bytes()
     damaged.write_bytes(whole[:40])
     done = made("COCOStuff", tmp_path)
-    assert (done.there, done.made, len(done.errors)) == (0, 2, 1)
-    assert f"the label map {damaged} is damaged or no picture" in done.errors[0]
+    assert (done.num_existing, done.num_written, len(done.errors)) == (0, 2, 1)
+    assert f"the label map {damaged} is damaged or not an image" in done.errors[0]
     assert not (folder / "000000000285_labelTrainIds.png").exists()
     damaged.write_bytes(whole)
     done = made("COCOStuff", tmp_path)
-    assert (done.there, done.made, done.errors) == (2, 1, [])
+    assert (done.num_existing, done.num_written, done.errors) == (2, 1, [])
     assert not list(folder.glob("*.tmp"))
 
 
 def test_many_processes_make_the_same_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.system.parallel.FEW_ITEMS", 1)
+    monkeypatch.setattr("harness.system.parallel.MIN_PARALLEL_ITEMS", 1)
     for name in ("one", "two"):
         coco(tmp_path / name)
-    assert made("COCOObject", tmp_path / "one").made == 3
-    assert made("COCOObject", tmp_path / "two", workers=2).made == 3
+    assert made("COCOObject", tmp_path / "one").num_written == 3
+    assert made("COCOObject", tmp_path / "two", workers=2).num_written == 3
     one, two = (
         {Path(path).name: digest for path, (_, digest) in snapshot(tmp_path / name).items()} for name in ("one", "two")
     )

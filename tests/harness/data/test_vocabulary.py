@@ -7,12 +7,12 @@ from harness.data.vocabulary import voc_palette
 
 
 def test_words_of_a_person() -> None:
-    vocabulary = Vocabulary.from_words(" corgi, park bench ,, sky")
+    vocabulary = Vocabulary.from_class_names(" corgi, park bench ,, sky")
     assert vocabulary.names == ("background", "corgi", "park bench", "sky")
     assert vocabulary.background
     assert vocabulary.foreground == ("corgi", "park bench", "sky")
-    assert Vocabulary.from_words("background, corgi").names == ("background", "corgi")
-    assert Vocabulary.from_words(["a, b", "c"], background=False).names == ("a, b", "c")
+    assert Vocabulary.from_class_names("background, corgi").names == ("background", "corgi")
+    assert Vocabulary.from_class_names(["a, b", "c"], background=False).names == ("a, b", "c")
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_what_is_wrong_is_said(settings: dict, message: str) -> None:
 
 def test_no_words_are_an_error() -> None:
     with pytest.raises(ConfigurationError, match="--classes"):
-        Vocabulary.from_words(" , ")
+        Vocabulary.from_class_names(" , ")
 
 
 def test_colours_are_those_of_voc_and_only_a_background_is_black() -> None:

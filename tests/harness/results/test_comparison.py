@@ -10,7 +10,7 @@ import pytest
 
 from harness.results.comparison import Run, compare
 from harness.results.metric import Scores
-from harness.results.results import total
+from harness.results.results import total_areas
 from tests.running import SQUARES, Outcome
 
 
@@ -48,7 +48,7 @@ def test_scores_and_changes_are_those_of_the_runs(
 
 def test_a_run_does_not_differ_from_itself(make: Callable[..., Path]) -> None:
     run = Run.read(make("a"))
-    for each in compare(run, run, samples=50):
+    for each in compare(run, run, num_resamples=50):
         assert (each.change, each.low, each.high) == (0, 0, 0)
 
 
@@ -57,9 +57,9 @@ def test_intervals_are_those_of_images_drawn_in_pairs(make: Callable[..., Path])
     random, changes = np.random.default_rng(7), []
     for _ in range(300):
         drawn = random.integers(len(first.records), size=len(first.records))
-        one, two = (Scores.of(total([run.records[i] for i in drawn], 5)).miou for run in (first, second))
+        one, two = (Scores.of(total_areas([run.records[i] for i in drawn], 5)).miou for run in (first, second))
         changes.append((two or 0) - (one or 0))
-    (miou, *_) = compare(first, second, samples=300, level=0.9, seed=7)
+    (miou, *_) = compare(first, second, num_resamples=300, level=0.9, seed=7)
     assert miou.low == pytest.approx(np.percentile(changes, 5))
     assert miou.high == pytest.approx(np.percentile(changes, 95))
 

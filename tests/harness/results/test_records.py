@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from harness import RunError
 from harness.results.metric import Areas, confusion_matrix
 from harness.results.records import Record, RecordWriter, merge, read_lines
-from harness.results.results import check_complete, total
+from harness.results.results import check_complete, total_areas
 
 
 def record(index: int, seconds: float = 0.1) -> Record:
@@ -90,7 +90,7 @@ def test_two_different_results_of_one_image_are_an_error() -> None:
 
 
 def test_a_sum_of_records_is_the_sum_of_their_pixels() -> None:
-    summed = total([record(index) for index in range(5)], 6)
+    summed = total_areas([record(index) for index in range(5)], 6)
     assert sum(summed.label) == sum(summed.prediction) == 5 * 81
     assert summed.label[4:] == (0, 0)
 

@@ -25,7 +25,7 @@ HOLD = """
 import pathlib, sys, time
 from harness.results.run_directory import RunDirectory
 directory = RunDirectory(pathlib.Path(sys.argv[1]))
-directory.hold()
+directory.acquire()
 print("held", flush=True)
 time.sleep(600)
 """
@@ -40,7 +40,7 @@ def test_a_name_is_plain_and_unique() -> None:
 
 def test_the_same_identity_is_accepted_again(tmp_path: Path) -> None:
     for _ in range(2):
-        RunDirectory(tmp_path).identify(IDENTITY)
+        RunDirectory(tmp_path).ensure_identity(IDENTITY)
 
 
 @pytest.mark.parametrize(
@@ -56,14 +56,14 @@ def test_the_same_identity_is_accepted_again(tmp_path: Path) -> None:
     ],
 )
 def test_another_identity_is_refused_by_name(path: tuple[str, ...], value: Any, named: str, tmp_path: Path) -> None:
-    RunDirectory(tmp_path).identify(IDENTITY)
+    RunDirectory(tmp_path).ensure_identity(IDENTITY)
     changed = json.loads(json.dumps(IDENTITY))
     inner = changed
     for key in path[:-1]:
         inner = inner[key]
     inner[path[-1]] = value
     with pytest.raises(RunError, match="belongs to another evaluation") as caught:
-        RunDirectory(tmp_path).identify(changed)
+        RunDirectory(tmp_path).ensure_identity(changed)
     assert named in str(caught.value)
     assert str(caught.value).count("->") == 1
 
@@ -77,13 +77,13 @@ def test_every_difference_is_named() -> None:
 def test_a_damaged_identity_is_named(content: str, tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(content)
     with pytest.raises(RunError, match=r"run\.json is damaged"):
-        RunDirectory(tmp_path).identify(IDENTITY)
+        RunDirectory(tmp_path).ensure_identity(IDENTITY)
 
 
 def test_results_of_unknown_origin_are_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text("{}")
     with pytest.raises(RunError, match=r"holds results but no run\.json"):
-        RunDirectory(tmp_path).identify(IDENTITY)
+        RunDirectory(tmp_path).ensure_identity(IDENTITY)
 
 
 def test_a_directory_is_held_by_one_at_a_time(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_a_hold_ends_with_its_process_however_it_dies(tmp_path: Path) -> None:
 
 def test_a_path_that_cannot_be_a_directory_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match=r"--run_dir .*file/run cannot be made"):
+    with pytest.raises(RunError, match=r"--run_dir .*file/run cannot be created"):
         RunDirectory(tmp_path / "file" / "run").hold()
 
 
@@ -134,5 +134,5 @@ def test_merged_images_replace_the_parts(tmp_path: Path) -> None:
     writer.close()
     directory.write_images([Record(0, "x"), Record(1, "y")])
     assert [len(part) for part in directory.records()] == [2, 1]
-    directory.drop_parts()
+    directory.remove_rank_records()
     assert directory.records() == [[Record(0, "x"), Record(1, "y")]]
