@@ -34,7 +34,7 @@ class ADE20K(Benchmark):
 
     name = "ade20k"
     layout = Layout("images/validation", "annotations/validation")
-    places = ("ade/ADEChallengeData2016", "ADEChallengeData2016")
+    default_folders = ("ade/ADEChallengeData2016", "ADEChallengeData2016")
     num_images_published = 2000
     images_source = ZIP
     label_sources = (ZIP,)

@@ -31,7 +31,7 @@ class Cityscapes(Benchmark):
 
     name = "cityscapes"
     layout = Layout("leftImg8bit/val", "gtFine/val", "_leftImg8bit.png", "_gtFine_labelTrainIds.png")
-    places = ("cityscapes",)
+    default_folders = ("cityscapes",)
     num_images_published = 500
     images_source = Source("leftImg8bit_trainvaltest.zip", PAGE)
     label_sources = (LABELS,)

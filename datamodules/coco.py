@@ -30,7 +30,7 @@ def coco_layout(label_suffix: str) -> Layout:
 class COCO(Benchmark):
     """Base of the benchmarks on COCO's validation images."""
 
-    places = ("coco_stuff164k", "coco_stuff", "coco")
+    default_folders = ("coco_stuff164k", "coco_stuff", "coco")
     num_images_published = 5000
     images_source = IMAGES
     label_sources = (MAPS,)

@@ -47,7 +47,7 @@ class Context60(Benchmark):
     layout: ClassVar[Layout] = Layout(
         "JPEGImages", "SegmentationClassContext", ids="ImageSets/SegmentationContext/val.txt"
     )
-    places = ("VOCdevkit/VOC2010", "VOC2010")
+    default_folders = ("VOCdevkit/VOC2010", "VOC2010")
     num_images_published = 5105
     images_source = DEVKIT
     label_sources = (JSON, MAT)

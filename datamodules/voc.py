@@ -40,7 +40,7 @@ class VOC21(Benchmark):
 
     name = "voc21"
     layout: ClassVar[Layout] = Layout("JPEGImages", "SegmentationClass", ids="ImageSets/Segmentation/val.txt")
-    places = ("VOCdevkit/VOC2012", "VOC2012")
+    default_folders = ("VOCdevkit/VOC2012", "VOC2012")
     num_images_published: ClassVar[int | None] = 1449
     images_source = DEVKIT
     label_sources = (DEVKIT,)

@@ -12,7 +12,7 @@ from PIL import Image
 import datamodules
 from harness.commands import data as command
 from harness.system.plugins import DATA, import_paths
-from tests.datamodules.trees import TREES, blocks, coco, grey, picture, voc
+from tests.datamodules.trees import TREES, blocks, coco, grey, voc, write_image
 from tests.running import Outcome
 
 NAMES = {getattr(datamodules, name).name: name for name in TREES}
@@ -97,7 +97,7 @@ def test_what_is_prepared_passes_the_check(
     assert "needs no preparation" in outcome.out if not found.prepared_parts else ", 0 already there" in outcome.out
     outcome = ovseg("data", "check", name, "--root", tmp_path)
     assert (outcome.code, outcome.err) == (0, ""), outcome.out
-    assert outcome.out.endswith(f"{found.folder(tmp_path)}: no problems\n")
+    assert outcome.out.endswith(f"{found.find_folder(tmp_path)}: no problems\n")
     assert found(str(tmp_path)).fingerprint in outcome.out
     assert f"of {len(found.default_vocabulary())}" in outcome.out
 
@@ -132,13 +132,13 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "a corrupt picture": (
         lambda root: (root / JPEG).write_bytes((root / JPEG).read_bytes()[:300]), "unreadable: .*000061.jpg is damaged"
     ),
-    "a label map in colour": (lambda root: picture(root / MAP, 1), "unreadable: .*000042.png is a RGB picture"),
+    "a label map in colour": (lambda root: write_image(root / MAP, 1), "unreadable: .*000042.png is a RGB picture"),
     "a label outside": (
         lambda root: grey(root / MAP, blocks([0, 21, 30], 1)),
         "labels: .*2008_000042.png holds value 21, but only 0-20, 255 have a meaning",
     ),
     "another size": (
-        lambda root: picture(root / JPEG, 1, 50, 70), "size: .*000061.png has 80x60 pixels, its image 70x50"
+        lambda root: write_image(root / JPEG, 1, 50, 70), "size: .*000061.png has 80x60 pixels, its image 70x50"
     ),
     "a missing label map": (lambda root: (root / MAP).unlink(), "missing: .*000042.png is missing: it is in VOCtrain"),
     "a missing picture": (lambda root: (root / JPEG).unlink(), "missing: .*000061.jpg is missing: it is in VOCtrain"),

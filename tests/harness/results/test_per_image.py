@@ -1,4 +1,4 @@
-"""The mean of per-image mean IoU, beside mIoU and never as it."""
+"""The mean of per-image mean IoU, which is not mIoU."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ def record(index: int, prediction: list[int], labels: list[int]) -> Record:
     return Record.of(index, str(index), Areas.of(counted), 0.0)
 
 
-def test_classes_that_are_labelled_are_averaged_in_each_image_then_images() -> None:
+def test_labelled_classes_are_averaged_per_image_then_over_images() -> None:
     # Class 0: 2 of 3 pixels; class 1: 1 of 2. Class 2, predicted and not labelled, has no share of the mean.
     first = record(0, [0, 0, 1, 2], [0, 0, 1, 1])
     second = record(1, [1] * 8, [1] * 8)
@@ -24,7 +24,7 @@ def test_classes_that_are_labelled_are_averaged_in_each_image_then_images() -> N
     assert Scores.of(total_areas([first, second], 3)).miou != pytest.approx(both)
 
 
-def test_an_image_counts_as_much_as_any_other_whatever_its_size() -> None:
+def test_images_of_all_sizes_count_equally() -> None:
     small, large = record(0, [0], [1]), record(1, [1] * 999, [1] * 999)
     assert per_image_miou([small, large]) == pytest.approx(50)
     assert Scores.of(total_areas([small, large], 3)).iou[1] == pytest.approx(100 * 999 / 1000)
