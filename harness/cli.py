@@ -70,12 +70,12 @@ def main(arguments: list[str] | None = None) -> int:
 
     if "LOCAL_RANK" in os.environ:
         # Launched as a rank: by Lightning, or by torchrun.
-        distributed.end_with_parent()
+        distributed.exit_with_parent()
     try:
         rest = resolve_names(parsed.arguments) if parsed.command != "info" else parsed.arguments
         code = import_module(f"harness.commands.{parsed.command}").run(rest)
     except OvsegError as error:
-        if distributed.speaks():
+        if distributed.is_main_process():
             print(f"ovseg {parsed.command}: {error}", file=sys.stderr, flush=True)
         return 2
     except KeyboardInterrupt:
@@ -90,7 +90,7 @@ def main(arguments: list[str] | None = None) -> int:
             return 130
         raise
     finally:
-        distributed.leave()
+        distributed.leave_process_group()
     return code if isinstance(code, int) else 0
 
 

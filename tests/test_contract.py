@@ -19,7 +19,7 @@ from PIL import Image
 
 from datamodules import Folder
 from harness import ArtifactStore, Protocol, Sample, SegmentationMethod, Vocabulary
-from harness.artifacts.stage import Precomputed
+from harness.artifacts.stage import PrecomputeReport
 from harness.artifacts.store import TENSORS
 from harness.cli import main
 from harness.commands import precompute
@@ -116,7 +116,7 @@ class Case(NamedTuple):
     given: list[str]
     world: Path
     store: Path
-    made: Precomputed
+    made: PrecomputeReport
     run_dir: Path
 
     def arguments(self, store: Path, data: str = "scenes") -> list[str]:
@@ -186,7 +186,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def case(request: pytest.FixtureRequest, world: Path, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Case:
     folder = tmp_path_factory.mktemp(request.param)
     given = [argument.replace("{tiny}", str(tiny)) for argument in METHODS[request.param]]
-    case = Case(request.param, given, world, folder / "store", Precomputed(), folder / "run")
+    case = Case(request.param, given, world, folder / "store", PrecomputeReport(), folder / "run")
     made = precompute.run(case.arguments(case.store))
     assert evaluate(case, case.store, case.run_dir) == 0
     return case._replace(made=made)
@@ -276,12 +276,14 @@ def recorded(run_dir: Path) -> list[Record]:
 
 
 def test_what_is_needed_is_made_once(case: Case, tmp_path: Path) -> None:
-    assert all(stage.there == 0 for stage in case.made.stages)
+    assert all(stage.num_cached == 0 for stage in case.made.stages)
     assert (case.made.bank is None) == (case.made.stages == ())
     before = entries(case.store)
-    assert len(before) >= sum(stage.items for stage in case.made.stages)
+    assert len(before) >= sum(stage.num_items for stage in case.made.stages)
     again = precompute.run(case.arguments(case.store))
-    assert [(stage.name, stage.there) for stage in again.stages] == [(s.name, s.items) for s in case.made.stages]
+    assert [(stage.name, stage.num_cached) for stage in again.stages] == [
+        (s.name, s.num_items) for s in case.made.stages
+    ]
     assert again.bank == case.made.bank
     # What a method keeps of a picture is not made again, either.
     assert evaluate(case, case.store, tmp_path / "run") == 0
@@ -394,7 +396,7 @@ def test_killed_twice_it_goes_on_with_more_ranks(case: Case, ready: Ready, start
     # Of what the method needs only the rest is made; made again it would look the same.
     needed = {item.key for stage in ready.method.stages() for item in stage.items()}
     resumed = precompute.run(case.arguments(store))
-    assert sum(stage.there for stage in resumed.stages) == len(needed & begun.keys())
+    assert sum(stage.num_cached for stage in resumed.stages) == len(needed & begun.keys())
     killed(starter.start(starter.command, 1, *given), lambda: len(recorded(run_dir)) >= len(SCENES) - 1)
     done = recorded(run_dir)
     assert json.loads((run_dir / "results.json").read_text())["status"] == "running"
@@ -459,7 +461,7 @@ def test_pictures_of_any_size_and_kind_are_segmented(ready: Ready) -> None:
 @pytest.mark.parametrize("background", [False, True])
 def test_one_class_is_enough(background: bool, build: Callable[..., Ready]) -> None:
     """Also in a picture that shows something else."""
-    ready = build(Vocabulary.from_words("cat", background))
+    ready = build(Vocabulary.from_class_names("cat", background))
     for sample in ready.scenes[:2]:
         labels = ready.labels([sample])[sample.id]
         assert labels.shape == sample.size

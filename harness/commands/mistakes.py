@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 
 from harness.system.errors import did_you_mean
-from harness.system.plugins import DATA, METHODS, find
+from harness.system.plugins import DATA, METHODS, find_plugins
 
 # Entry points that name a value of these keys, and what such a value is.
 NAMED = {"method": (METHODS, "method"), "data": (DATA, "data set")}
@@ -114,7 +114,7 @@ def _name(message: str, key: str) -> str | None:
     if not name or key not in NAMED:
         return None
     group, kind = NAMED[key]
-    return unknown_name(kind, name[1], find(group))
+    return unknown_name(kind, name[1], find_plugins(group))
 
 
 def _class(message: str, key: str) -> str | None:

@@ -126,7 +126,7 @@ class Points:
         total = most or first + len(parsed)
 
         def announce(group: list[int]) -> None:
-            if not distributed.speaks():
+            if not distributed.is_main_process():
                 return
             finished = [_finished(parsed[place].run_dir) for place in group]
             for place, known in zip(group, finished, strict=True):
@@ -173,7 +173,7 @@ class Points:
         # Before the first evaluation there is no process group; the first points depend on nothing but the file.
         if distributed.rank() == 0:
             suggestion = kept[number] if number < len(kept) else search.suggest(found)
-            if suggestion is not None and number >= len(kept) and distributed.speaks():
+            if suggestion is not None and number >= len(kept) and distributed.is_main_process():
                 kept.append(suggestion)
                 self._keep(search, kept)
         agreed = distributed.broadcast(None if suggestion is None else [suggestion.flags, suggestion.places])

@@ -27,7 +27,7 @@ from tests.methods.tiny_models import save_clip_seg, save_group_vit
 from tests.running import REPOSITORY
 
 CLIP = "local-dir:miniature/weights/clip"
-WORDS = Vocabulary.from_words("cat, tree, boat")
+WORDS = Vocabulary.from_class_names("cat, tree, boat")
 CLOSED = Vocabulary(("cat", "tree", "boat"))
 PROTOCOL = Protocol("test", resize="none", window=64, stride=32, templates=("a photo of a {}.", "{}"))
 SIZES = ((1, 9), (9, 1), (1, 1), (3, 60), (64, 64), (70, 100))
@@ -348,7 +348,7 @@ def make(request: pytest.FixtureRequest, group_vit: Path, clip_seg: Path) -> Cal
 
 @torch.inference_mode()
 def test_images_of_any_size_and_vocabularies_of_any_length(make: Callable[[], SegmentationMethod]) -> None:
-    for words in (WORDS, CLOSED, Vocabulary(("cat",)), Vocabulary.from_words("cat")):
+    for words in (WORDS, CLOSED, Vocabulary(("cat",)), Vocabulary.from_class_names("cat")):
         method = ready(make(), words)
         for height, width in SIZES:
             found = method.predict_step([sample(height, width)], 0)[0].labels

@@ -317,8 +317,8 @@ def test_what_several_points_need_is_made_once(external: Path, tmp_path: Path) -
     assert len(log.read_text().splitlines()) == 2 * 5  # start and end of each class
     first, second = (evaluation.method.precomputed for evaluation in evaluations)
     assert first.bank == second.bank is not None
-    assert [(stage.items, sum(stage.made)) for stage in first.stages] == [(5, 5), (5, 5)]
-    assert [(stage.items, sum(stage.made)) for stage in second.stages] == [(5, 0), (5, 0)]
+    assert [(stage.num_items, sum(stage.computed_per_rank)) for stage in first.stages] == [(5, 5), (5, 5)]
+    assert [(stage.num_items, sum(stage.computed_per_rank)) for stage in second.stages] == [(5, 0), (5, 0)]
 
 
 def test_a_point_of_another_evaluation_is_named(own_squares: Path, tmp_path: Path) -> None:
