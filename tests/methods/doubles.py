@@ -39,5 +39,5 @@ def make_without_global_randomness(stage: Stage, store: ArtifactStore) -> None:
 
     before = state()
     for item in stage.items():
-        store.put(item, stage.make(item, store), 0.0)
+        store.put(item, stage.compute(item, store), 0.0)
     assert state() == before, f"{stage.name} draws from global generators"
