@@ -15,7 +15,7 @@ from harness.commands.mistakes import sentence
 from harness.data.datamodule import SegmentationData
 from harness.data.protocol import Protocol
 from harness.method.method import SegmentationMethod
-from harness.studies.reproduction import Published
+from harness.studies.papers import Published
 from harness.system.errors import ConfigurationError, OvsegError
 from harness.system.plugins import DATA, METHODS, import_paths
 

@@ -9,13 +9,13 @@ from rich.text import Text
 
 from harness.commands.arguments import plain
 from harness.commands.console import console
-from harness.commands.rows import Quoted, Task, class_name, class_of
+from harness.commands.rows import Task, class_name, class_of
 from harness.data.benchmark import Benchmark
 from harness.data.datamodule import SegmentationData
 from harness.method.method import SegmentationMethod
 from harness.method.part import Requirement
 from harness.studies import costs
-from harness.studies.reproduction import Published, Row
+from harness.studies.papers import Cell, Published
 from harness.system import distributed
 from harness.system.errors import OvsegError
 
@@ -24,12 +24,12 @@ NARROW = 120
 
 
 def listed(rows: Sequence[str], most: int = 4) -> str:
-    """Names of rows in a sentence, the first few of many."""
+    """Names of cells in a sentence, the first few of many."""
     return ", ".join(rows) if len(rows) <= most else f"{', '.join(rows[:most])} and {len(rows) - most} more"
 
 
 class Checked(NamedTuple):
-    """What the data of a row are.
+    """What the data of a cell are.
 
     Attributes:
         name: The benchmark's.
@@ -60,7 +60,7 @@ def check_data(parsed: Namespace) -> Checked:
 
 
 def requirements_of(parsed: Namespace) -> list[Requirement]:
-    """What a row's method reads from this machine; the method is constructed and nothing is loaded.
+    """What a cell's method reads from this machine; the method is constructed and nothing is loaded.
 
     Raises:
         ConfigurationError: A setting of the method is out of range.
@@ -88,31 +88,33 @@ def _names(found: type[Benchmark], class_names: str) -> tuple[str, ...]:
         return ()
 
 
-def print_plan(rows: Sequence[Task | Quoted], rates: Sequence[costs.Rate]) -> None:
-    """Print rows with what each needs; then, once, everything that is missing; then the hours."""
+def print_plan(cells: Sequence[Task | Cell], rates: Sequence[costs.Rate]) -> None:
+    """Print cells with what each needs; then, once, the notes, everything that is missing, and the hours."""
     if not distributed.speaks():
         return
-    tasks = [row for row in rows if isinstance(row, Task)]
-    checked = {task.row.name: check_data(task.parsed) for task in tasks}
-    needed = {task.row.name: requirements_of(task.parsed) for task in tasks}
+    tasks = [each for each in cells if isinstance(each, Task)]
+    checked = {task.cell.name: check_data(task.parsed) for task in tasks}
+    needed = {task.cell.name: requirements_of(task.parsed) for task in tasks}
     plans = [
         costs.Plan(
-            task.row.name,
+            task.cell.name,
             class_name(task.parsed.method.class_path),
-            checked[task.row.name].images,
-            checked[task.row.name].classes,
+            checked[task.cell.name].images,
+            checked[task.cell.name].classes,
         )
         for task in tasks
     ]
     hours = costs.estimate(plans, rates)
-    quoted = [row for row in rows if isinstance(row, Quoted)]
+    quoted = [each for each in cells if isinstance(each, Cell)]
     planned = zip(tasks, plans, strict=True)
-    lines = [_planned(task, checked[task.row.name], needed[task.row.name], plan, hours) for task, plan in planned]
-    lines += [(*_quoted(row.row, row.published), "not run", "", "-") for row in quoted]
+    lines = [_planned(task, checked[task.cell.name], needed[task.cell.name], plan, hours) for task, plan in planned]
+    lines += [(*_stands_in(cell, cell.published), "not run", "", "-") for cell in quoted]
     printer = console()
     printer.print(_table(lines, printer.width))
     if quoted:
-        print(f"given as published only: {listed([row.row.name for row in quoted])}")
+        print(f"given as published only: {listed([cell.name for cell in quoted])}")
+    if len(cells) == 1 and (note := (quoted or [tasks[0].cell])[0].note):
+        print(f"note: {note}")
     _print_needs(tasks, checked, needed)
     _print_hours(plans, hours)
 
@@ -140,16 +142,16 @@ def _planned(
     absent = sum(need.missing is not None for need in needed)
     took = hours.pictures.get(plan.row)
     return (
-        *_quoted(task.row, task.published),
+        *_stands_in(task.cell, task.published),
         data.name + (" (missing)" if data.missing else ""),
         f"{len(needed)}" + (f" ({absent} missing)" if absent else ""),
         "-" if took is None else f"{took:.2f}",
     )
 
 
-def _quoted(row: Row, published: Published) -> tuple[str, str, str]:
+def _stands_in(cell: Cell, published: Published) -> tuple[str, str, str]:
     where = f"{published.table}, {published.row}, {published.benchmark}"
-    return row.name, where, "-" if published.value is None else f"{published.value:.2f}"
+    return cell.name, where, "-" if published.value is None else f"{published.value:.2f}"
 
 
 def _print_needs(tasks: Sequence[Task], checked: dict[str, Checked], needed: dict[str, list[Requirement]]) -> None:
@@ -162,9 +164,9 @@ def _print_needs(tasks: Sequence[Task], checked: dict[str, Checked], needed: dic
         state = "here" if need.missing is None else "missing"
         print(f"{state}: {kind} {name}" + (f": {need.missing} (for {listed(rows)})" if need.missing else ""))
     ready = [
-        task.row.name
+        task.cell.name
         for task in tasks
-        if checked[task.row.name].missing is None and all(need.missing is None for need in needed[task.row.name])
+        if checked[task.cell.name].missing is None and all(need.missing is None for need in needed[task.cell.name])
     ]
     print(f"{len(ready)} of {len(tasks)} rows can run here" + (f": {listed(ready)}" if ready else ""))
 

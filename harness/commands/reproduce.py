@@ -1,4 +1,4 @@
-"""``ovseg reproduce``: the rows of a paper's tables, measured beside published."""
+"""``ovseg reproduce``: the cells of a paper's tables, measured beside published."""
 
 import argparse
 from collections.abc import Sequence
@@ -12,14 +12,15 @@ from harness.commands import evaluate
 from harness.commands.arguments import Parser
 from harness.commands.console import console
 from harness.commands.planned import NARROW, listed, print_plan
-from harness.commands.rows import Quoted, Task, class_name, parse_row
+from harness.commands.rows import Task, class_name, parse_cell
 from harness.engine.evaluation import Evaluation
-from harness.studies import costs, reproduction
+from harness.studies import costs, papers, reproduction
+from harness.studies.papers import Cell
 from harness.studies.reproduction import Measured
 from harness.system import distributed
 from harness.system.errors import ConfigurationError, OvsegError
 
-SUMMARY = "evaluate the rows of a paper's tables and print measured beside published; the same --run_dir goes on"
+SUMMARY = "evaluate the cells of a paper's tables and print measured beside published; the same --run_dir resumes"
 
 # Of the columns of ``reproduction.HEADER``: published, measured, Δ, within, images.
 AGREEMENT = (3, 4, 5, 6, 9)
@@ -37,15 +38,14 @@ def arguments_parser() -> argparse.ArgumentParser:
     built = _Arguments(
         prog="ovseg reproduce",
         description=SUMMARY,
-        epilog="All other flags are those of 'ovseg evaluate' and hold for all rows.",
+        epilog="All other flags are those of 'ovseg evaluate' and hold for all cells.",
         allow_abbrev=False,
     )
-    built.add_argument("what", metavar="PAPER[/ROW]", help="a folder of --configs, or one file in it without .yaml")
+    what = "a paper file of --configs, or one cell of it: the ids of table, row and column, joined by '_'"
+    built.add_argument("what", metavar="PAPER[/CELL]", help=what)
     built.add_argument("--data_root", type=Path, default=None, help="folder of the data sets (default: $OVSEG_DATA)")
     built.add_argument("--run_dir", type=Path, default=None, help="for runs and table (default: runs/reproduce/PAPER)")
-    built.add_argument(
-        "--configs", type=Path, default=None, help=f"folder of the rows (default: {reproduction.FOLDER})"
-    )
+    built.add_argument("--configs", type=Path, default=None, help=f"folder of the papers (default: {papers.FOLDER})")
     built.add_argument("--rates", type=Path, default=None, help=f"measured rates for --dry_run (default: {costs.FILE})")
     built.add_argument(
         "--dry_run", action="store_true", help="say what would run, what is missing, and how long it takes"
@@ -54,21 +54,23 @@ def arguments_parser() -> argparse.ArgumentParser:
 
 
 def run(arguments: list[str]) -> int:
-    """Check all rows, then evaluate them; a row that lacks something is named and the others go on.
+    """Check all cells, then evaluate them; a cell that lacks something is named and the others run.
 
     Returns:
-        2 when rows were to run and none could, else 0.
+        2 when cells were to run and none could, else 0.
 
     Raises:
-        ConfigurationError: There is no such row, a row's settings are wrong, or a file or folder is; nothing has run.
+        ConfigurationError: There is no such cell, a cell's settings are wrong, or a file or folder is; nothing has run.
     """
     known, rest = arguments_parser().parse_known_args(arguments)
-    configs = known.configs or reproduction.default_folder()
-    rows = reproduction.resolve(known.what, configs)
-    paper = rows[0].paper
+    configs = known.configs or papers.default_folder()
+    cells = papers.resolve(known.what, configs)
+    paper = cells[0].paper
     folder: Path = known.run_dir or Path("runs") / "reproduce" / paper
     parser = evaluate.parser()
-    tasks = [parse_row(parser, row, rest, known.data_root, folder) for row in rows]
+    tasks = [
+        cell if cell.settings is None else parse_cell(parser, cell, rest, known.data_root, folder) for cell in cells
+    ]
     earlier = reproduction.read(folder)
     if known.rates is not None and not known.rates.is_file():
         raise ConfigurationError(f"--rates {known.rates} is no file")
@@ -77,7 +79,7 @@ def run(arguments: list[str]) -> int:
         print_plan(tasks, [*costs.read(file), *costs.of_runs(earlier.values())])
         return 0
     _make(folder)
-    order = [row.name for row in reproduction.papers(configs)[paper]]
+    order = [cell.name for cell in papers.resolve(paper, configs)]
     measured = _run_all(parser, tasks, folder, paper, earlier, order)
     if _leads():
         if any(each.why is None for each in measured):
@@ -97,35 +99,36 @@ def _make(folder: Path) -> None:
 
 
 def _beside(file: Path, configs: Path) -> Path:
-    """A file of the repository: here, or in the checkout that the rows are of."""
+    """A file of the repository: here, or in the checkout that the papers are of."""
     return file if file.is_file() else configs.resolve().parents[1] / file
 
 
 def _leads() -> bool:
-    """Whether this process prints and writes; ranks know each other only once a row ran."""
+    """Whether this process prints and writes; ranks know each other only once a cell ran."""
     return distributed.rank() == 0 and distributed.speaks()
 
 
 def _run_all(
     parser: Parser,
-    tasks: Sequence[Task | Quoted],
+    tasks: Sequence[Task | Cell],
     folder: Path,
     paper: str,
     earlier: dict[str, Measured],
     order: list[str],
 ) -> list[Measured]:
-    """Evaluate row by row; the table on disk has every row that was measured, also by earlier starts."""
+    """Evaluate cell by cell; the table on disk has every cell that was measured, also by earlier starts."""
     done: dict[str, Measured] = {}
     outcomes, table = [], dict(earlier)
     for number, task in enumerate(tasks):
+        cell = task if isinstance(task, Cell) else task.cell
         if _leads():
-            print(f"{number + 1} of {len(tasks)}: {task.row.paper}/{task.row.name}", flush=True)
-        if isinstance(task, Quoted):
-            outcome = Measured(task.row.name, task.published)
+            print(f"{number + 1} of {len(tasks)}: {cell.paper}/{cell.name}", flush=True)
+        if isinstance(task, Cell):
+            outcome = Measured(cell.name, task.published)
         else:
             if task.run not in done:
-                done[task.run] = _run(parser, task, earlier.get(task.row.name))
-            outcome = done[task.run].of(task.row.name, task.published)
+                done[task.run] = _run(parser, task, earlier.get(cell.name))
+            outcome = done[task.run].of(cell.name, task.published)
         outcomes.append(outcome)
         if outcome.why is None:
             table[outcome.row] = outcome
@@ -135,14 +138,14 @@ def _run_all(
 
 
 def _run(parser: Parser, task: Task, earlier: Measured | None) -> Measured:
-    """Evaluate a row; what its benchmark or a model lacks is said in its outcome."""
+    """Evaluate a cell; what its benchmark or a model lacks is said in its outcome."""
     began = (task.parsed.run_dir / "run.json").exists()
     method = class_name(task.parsed.method.class_path)
     where = costs.hardware(task.parsed.trainer.accelerator)
     try:
         evaluation = evaluate.evaluate_parsed(parser, task.parsed, quiet=True)
     except OvsegError as error:
-        return Measured(task.row.name, task.published, method=method, why=str(error))
+        return Measured(task.cell.name, task.published, method=method, why=str(error))
     stages = costs.stages_of(evaluation.method.precomputed.stages, len(evaluation.vocabulary.foreground))
     known: str | None = where
     if began:
@@ -151,7 +154,7 @@ def _run(parser: Parser, task: Task, earlier: Measured | None) -> Measured:
         known, stages = (earlier.hardware, earlier.stages or stages) if same and earlier else (None, ())
     results: dict[str, Any] = evaluation.results or {}
     return Measured(
-        task.row.name,
+        task.cell.name,
         task.published,
         run=task.run,
         miou=results.get("miou"),
@@ -173,7 +176,7 @@ def _whole(evaluation: Evaluation) -> bool:
 
 
 def _table(paper: str, measured: Sequence[Measured], width: int) -> Table:
-    """Every column where there is room, else those that say how well a row agrees; the files have all of them."""
+    """Every column where there is room, else those that say how well a cell agrees; the files have all of them."""
     narrow = width < NARROW
     drawn = Table(title=Text(f"{paper}: measured beside published"), title_justify="left", show_lines=narrow)
     for position, title in enumerate(reproduction.HEADER):
@@ -189,7 +192,7 @@ def _table(paper: str, measured: Sequence[Measured], width: int) -> Table:
 
 
 def _print_missing(missing: Sequence[tuple[str, str]]) -> None:
-    """Each sentence once, with the rows that it holds for."""
+    """Each sentence once, with the cells that it holds for."""
     for why in dict.fromkeys(why for _, why in missing):
         rows = [row for row, each in missing if each == why]
         # print(), since a console would wrap commands and paths.

@@ -1,4 +1,4 @@
-"""A row of a paper's tables as the arguments of ``ovseg evaluate``."""
+"""A cell of a paper's tables as the parsed arguments of ``ovseg evaluate``."""
 
 import re
 from importlib import import_module
@@ -9,7 +9,7 @@ from jsonargparse import Namespace
 
 from harness.commands.arguments import Parser, plain, resolve_entry_points
 from harness.data.protocol import fingerprint
-from harness.studies.reproduction import Published, Row, read_quoted
+from harness.studies.papers import Cell, Published
 from harness.system.errors import ConfigurationError
 
 # Arguments of data that say where pictures are and how they are read, not what is scored.
@@ -17,54 +17,38 @@ READING = ("root", "batch_size", "num_workers", "on_error")
 
 
 class Task(NamedTuple):
-    """A row, parsed.
+    """A cell, parsed.
 
     Attributes:
-        row: Where it stands.
+        cell: Where it stands.
         published: What the paper reports.
         parsed: The arguments of ``ovseg evaluate``.
-        run: The name of its run directory; rows that are one experiment share it.
+        run: The name of its run directory; cells that are one experiment share it.
     """
 
-    row: Row
+    cell: Cell
     published: Published
     parsed: Namespace
     run: str
 
 
-class Quoted(NamedTuple):
-    """A row that is given as published; nothing runs.
-
-    Attributes:
-        row: Where it stands.
-        published: What the paper reports.
-    """
-
-    row: Row
-    published: Published
-
-
-def parse_row(parser: Parser, row: Row, rest: list[str], data_root: Path | None, folder: Path) -> Task | Quoted:
-    """Parse a row's file and the flags that all rows get.
+def parse_cell(parser: Parser, cell: Cell, rest: list[str], data_root: Path | None, folder: Path) -> Task:
+    """Parse a cell's settings and the flags that all cells get.
 
     Args:
         parser: That of ``ovseg evaluate``.
-        row: The row.
-        rest: Flags for all rows.
-        data_root: Folder of the data sets; a row's own ``root`` wins.
+        cell: The cell, which is not quoted.
+        rest: Flags for all cells.
+        data_root: Folder of the data sets; a cell's own ``root`` wins.
         folder: Where run directories are put.
 
     Raises:
-        ConfigurationError: A setting is wrong, or nothing is published; the message names the row.
+        ConfigurationError: A setting is wrong; the message names the cell.
     """
-    if (quoted := read_quoted(row.file)) is not None:
-        return Quoted(row, quoted)
     try:
-        parsed = parser.parse_args(resolve_entry_points(["--config", str(row.file), *rest]))
+        parsed = parser.parse_args(resolve_entry_points([*cell.arguments(), *rest]))
     except ConfigurationError as error:
-        raise ConfigurationError(f"{row.paper}/{row.name}: {error}") from error
-    if parsed.published is None:
-        raise ConfigurationError(f"{row.file} has no section 'published', so there is nothing to compare with")
+        raise ConfigurationError(f"{cell.paper}/{cell.name}: {error}") from error
     if parsed.seeds is not None:
         raise ConfigurationError("--seeds is not for reproduce; give --seed and another --run_dir")
     published = Published(**vars(parsed.published))
@@ -73,11 +57,11 @@ def parse_row(parser: Parser, row: Row, rest: list[str], data_root: Path | None,
         data.root = str(data_root)
     name = run_name(parsed)
     parsed.run_dir = folder / name
-    return Task(row, published, parsed, name)
+    return Task(cell, published, parsed, name)
 
 
 def run_name(parsed: Namespace) -> str:
-    """``METHOD-DATA-HASH``: one name for all rows that are the same experiment, another for every other."""
+    """``METHOD-DATA-HASH``: one name for all cells that are the same experiment, another for every other."""
     method, data = plain(parsed.method), plain(parsed.data)
     scored = {key: value for key, value in (data.get("init_args") or {}).items() if key not in READING}
     identity = [method, data["class_path"], scored, plain(parsed.protocol), parsed.seed, parsed.trainer.precision]

@@ -56,9 +56,12 @@ class Point:
 
     def arguments(self) -> list[str]:
         """Its flags as command-line arguments."""
-        return [
-            f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in self.flags.items()
-        ]
+        return to_arguments(self.flags)
+
+
+def to_arguments(settings: Mapping[str, Any]) -> list[str]:
+    """Settings (flag -> value) as command-line arguments."""
+    return [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in settings.items()]
 
 
 # The only column of a study that names none.

@@ -8,13 +8,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-import yaml
 from transformers import CLIPSegConfig, CLIPSegForImageSegmentation, GroupViTConfig, GroupViTModel
 
 from harness import ConfigurationError, ModelError, Protocol, Sample, SegmentationMethod, Vocabulary
 from harness.commands import evaluate
 from harness.method.method import predict_jointly
-from harness.studies.reproduction import read_quoted
+from harness.studies import papers
 from methods import CLIPDense, CLIPSeg, GroupViT, MaskCLIP
 from methods.backbones import OpenCLIP
 from methods.backbones.clip_patches import CLIPPatches, Patches
@@ -454,29 +453,28 @@ def test_a_size_that_is_no_whole_number_of_patches_is_named(clip_seg: Path) -> N
 
 # Their configurations.
 
-FILES = sorted((REPOSITORY / "configs" / "experiments" / "baselines").glob("*.yaml"))
-ROWS = [file for file in FILES if not file.stem.startswith("reco_")]
+CELLS = papers.read_paper(REPOSITORY / "configs" / "papers" / "baselines.yaml")
+RUN = [cell for cell in CELLS if cell.settings is not None]
 BENCHMARKS = {"voc21", "context60", "coco_object_tcl", "context59", "coco_stuff", "ade20k", "cityscapes"}
 
 
-def test_every_baseline_has_a_row_for_every_benchmark() -> None:
-    found = {row.stem for row in ROWS}
-    assert found == {
+def test_every_baseline_has_a_cell_for_every_benchmark() -> None:
+    assert {cell.name for cell in RUN} == {
         f"{name}_{data}" for name in ("clip_dense", "maskclip", "group_vit", "clip_seg") for data in BENCHMARKS
     }
-    for row in ROWS:
-        content = yaml.safe_load(row.read_text())
-        assert row.read_text().startswith("# ")
-        assert content["published"]["paper"] == "baselines"
-        assert (content["published"]["value"] is None) == content["published"]["table"].startswith("in none")
-        assert content["protocol"] == "../../protocols/tcl.yaml"
-        assert row.stem == f"{Path(content['method']).stem}_{Path(content['data']).stem}"
+    for cell in RUN:
+        settings = cell.settings or {}
+        assert cell.note
+        assert cell.published.paper == "baselines"
+        assert (cell.published.value is None) == cell.published.table.startswith("in none")
+        assert Path(settings["protocol"]).name == "tcl.yaml"
+        assert cell.name == f"{Path(settings['method']).stem}_{Path(settings['data']).stem}"
 
 
-def test_rows_parse_and_name_the_published_models() -> None:
+def test_cells_parse_and_name_the_published_models() -> None:
     parser = evaluate.parser()
-    parsed = {row: parser.parse_args(["--config", str(row)]) for row in ROWS if row.stem.endswith(("voc21", "ade20k"))}
-    named = {row.stem: each.method.init_args for row, each in parsed.items()}
+    parsed = {cell.name: parser.parse_args(cell.arguments()) for cell in RUN if cell.name.endswith(("voc21", "ade20k"))}
+    named = {name: each.method.init_args for name, each in parsed.items()}
     assert named["group_vit_voc21"].model.init_args.name == "nvidia/groupvit-gcc-yfcc"
     assert named["group_vit_ade20k"].model.init_args.name == "nvidia/groupvit-gcc-redcaps"
     assert named["clip_seg_ade20k"].model.init_args.name == "CIDAS/clipseg-rd64-refined"
@@ -486,7 +484,6 @@ def test_rows_parse_and_name_the_published_models() -> None:
 
 
 def test_reco_is_given_as_published_for_every_benchmark() -> None:
-    quoted = {file.stem.removeprefix("reco_"): read_quoted(file) for file in FILES if file not in ROWS}
+    quoted = {cell.name.removeprefix("reco_"): cell.published for cell in CELLS if cell.settings is None}
     assert set(quoted) == BENCHMARKS
-    assert all(each is not None and each.row == "ReCo" and each.value is not None for each in quoted.values())
-    assert read_quoted(ROWS[0]) is None
+    assert all(published.row == "ReCo" and published.value is not None for published in quoted.values())

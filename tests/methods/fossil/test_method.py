@@ -13,6 +13,7 @@ from harness import ArtifactStore, ConfigurationError, OvsegError, Protocol, Sam
 from harness.artifacts.precompute import precompute
 from harness.commands.evaluate import parser
 from harness.method.windows import Box
+from harness.studies import papers
 from methods.backbones import DenseFeatures, DiffusersTextToImage, HubViT, OpenCLIP
 from methods.fossil.captions import Captions
 from methods.fossil.clustering import KMeans
@@ -368,16 +369,16 @@ def test_bad_settings_are_named(settings: dict[str, Any], word: str) -> None:
 @pytest.mark.parametrize(
     ("name", "numbers"),
     [
-        ("context", (70, 10, 0.7)),
-        ("stuff", (95, 25, 0.5)),
-        ("ade", (150, 10, 0.5)),
+        ("context59", (70, 10, 0.7)),
+        ("coco_stuff", (95, 25, 0.5)),
+        ("ade20k", (150, 10, 0.5)),
         ("cityscapes", (95, 30, 0.55)),
     ],
 )
-def test_table_3_is_a_configuration_each(name: str, numbers: tuple[int, int, float]) -> None:
+def test_table_3_is_a_cell_each(name: str, numbers: tuple[int, int, float]) -> None:
     built = parser()
-    files = ["configs/experiments/fossil_miniature.yaml", f"configs/methods/fossil_{name}.yaml"]
-    method = built.instantiate(built.parse_args([word for file in files for word in ("--config", file)])).method
+    (cell,) = papers.resolve(f"fossil/table1_{name}", papers.default_folder())
+    method = built.instantiate(built.parse_args([*cell.arguments(), "--data=configs/data/miniature.yaml"])).method
     assert (method.references, method.prototypes, method.gamma) == numbers
 
 
