@@ -39,7 +39,7 @@ from harness import ArtifactStore, Protocol, Sample, SegmentationMethod, Vocabul
 from harness.artifacts.precompute import precompute
 from harness.commands import evaluate
 from harness.commands.arguments import Parser, instantiate, plain
-from harness.commands.rows import class_name
+from harness.commands.cells import class_name
 from harness.studies import costs, papers
 from harness.system import atomic
 from harness.system.provenance import commit

@@ -2,11 +2,8 @@
 
 import inspect
 import os
-import pkgutil
-import re
-from typing import Any, NoReturn, get_type_hints
+from typing import Any, NoReturn
 
-import yaml
 from jsonargparse import ArgumentParser, Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
@@ -33,9 +30,6 @@ TRAINER = {
     "default_root_dir",
 }
 
-# Arguments that may set a method's numbers without naming them.
-REPLACING = ("--config", "--method", "--method.class_path", "--method.init_args")
-NUMBER = re.compile(r"-?\d+(\.\d+)?")
 STORE_HELP = "folder of the artifact store (default: $OVSEG_STORE or ~/.cache/ovseg)"
 
 
@@ -97,38 +91,6 @@ def resolve_entry_points(arguments: list[str]) -> list[str]:
             elif argument in flags and position + 1 < len(resolved):
                 resolved[position + 1] = paths.get(resolved[position + 1], resolved[position + 1])
     return resolved
-
-
-def vary(earlier: list[str], parsed: Namespace, arguments: list[str]) -> Namespace | None:
-    """What parsing gives for a line that differs from an earlier one by numbers of the method alone, and soon.
-
-    Parsing takes longer the more parts a method has (FOSSIL on Miniature: 0.12 s, this 0.009).
-
-    Args:
-        earlier: Arguments.
-        parsed: What parsing them gave; it stays as it is.
-        arguments: The new ones.
-
-    Returns:
-        None where only parsing can tell.
-    """
-    if len(arguments) != len(earlier):
-        return None
-    varied = parsed.clone()
-    kinds = get_type_hints(pkgutil.resolve_name(parsed.method.class_path).__init__)
-    for place, (old, new) in enumerate(zip(earlier, arguments, strict=True)):
-        if old == new:
-            continue
-        flag, _, text = new.partition("=")
-        name = flag.removeprefix("--method.")
-        number = yaml.safe_load(text) if NUMBER.fullmatch(text) else None
-        if not old.startswith(f"{flag}=") or name == flag or type(number) is not kinds.get(name):
-            return None
-        # What comes later wins.
-        if any(later.partition("=")[0] in (flag, *REPLACING) for later in arguments[place + 1 :]):
-            return None
-        varied.method.init_args[name] = number
-    return varied
 
 
 def plain(value: Any) -> Any:

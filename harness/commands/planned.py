@@ -8,8 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.commands.arguments import plain
+from harness.commands.cells import ParsedCell, class_name, class_of
 from harness.commands.console import console
-from harness.commands.rows import Task, class_name, class_of
 from harness.data.benchmark import Benchmark
 from harness.data.datamodule import SegmentationData
 from harness.method.method import SegmentationMethod
@@ -69,6 +69,14 @@ def requirements_of(parsed: Namespace) -> list[Requirement]:
     return method.requires()
 
 
+def lacks_requirements(parsed: Namespace) -> bool:
+    """Whether something that the method reads is missing on this machine, or a setting of it is out of range."""
+    try:
+        return any(requirement.missing is not None for requirement in requirements_of(parsed))
+    except OvsegError:
+        return True
+
+
 def _construct(value: Any) -> Any:
     """The object that ``class_path`` and ``init_args`` describe, at any depth; other values as they are."""
     if isinstance(value, list):
@@ -88,11 +96,11 @@ def _names(found: type[Benchmark], class_names: str) -> tuple[str, ...]:
         return ()
 
 
-def print_plan(cells: Sequence[Task | Cell], rates: Sequence[costs.Rate]) -> None:
+def print_plan(cells: Sequence[ParsedCell | Cell], rates: Sequence[costs.Rate]) -> None:
     """Print cells with what each needs; then, once, the notes, everything that is missing, and the hours."""
     if not distributed.speaks():
         return
-    tasks = [each for each in cells if isinstance(each, Task)]
+    tasks = [each for each in cells if isinstance(each, ParsedCell)]
     checked = {task.cell.name: check_data(task.parsed) for task in tasks}
     needed = {task.cell.name: requirements_of(task.parsed) for task in tasks}
     plans = [
@@ -137,7 +145,7 @@ def _table(lines: Sequence[Sequence[str]], width: int) -> Table:
 
 
 def _planned(
-    task: Task, data: Checked, needed: Sequence[Requirement], plan: costs.Plan, hours: costs.Estimate
+    task: ParsedCell, data: Checked, needed: Sequence[Requirement], plan: costs.Plan, hours: costs.Estimate
 ) -> tuple[str, ...]:
     absent = sum(need.missing is not None for need in needed)
     took = hours.pictures.get(plan.row)
@@ -154,7 +162,9 @@ def _stands_in(cell: Cell, published: Published) -> tuple[str, str, str]:
     return cell.name, where, "-" if published.value is None else f"{published.value:.2f}"
 
 
-def _print_needs(tasks: Sequence[Task], checked: dict[str, Checked], needed: dict[str, list[Requirement]]) -> None:
+def _print_needs(
+    tasks: Sequence[ParsedCell], checked: dict[str, Checked], needed: dict[str, list[Requirement]]
+) -> None:
     lacking = [(data.missing, row) for row, data in checked.items() if data.missing is not None]
     for why in dict.fromkeys(why for why, _ in lacking):
         print(f"missing data: {why} (for {listed([row for each, row in lacking if each == why])})")

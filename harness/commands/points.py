@@ -12,9 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.commands import evaluate
-from harness.commands.arguments import resolve_entry_points, vary
+from harness.commands.arguments import resolve_entry_points
 from harness.commands.console import console
-from harness.commands.together import evaluate_together
+from harness.commands.passes import evaluate_in_passes
 from harness.engine.evaluation import Evaluation
 from harness.results.run_directory import RESULTS, differences
 from harness.studies.curves import draw, drawable
@@ -91,7 +91,6 @@ class Points:
         self.folder = folder
         self._title, self._shared, self._rest = title, shared, rest
         self._parser = evaluate.parser()
-        self._parsed: tuple[list[str], Namespace] | None = None
 
     def study(self, study: Study) -> list[Outcome]:
         """Evaluate all points, which are known in advance; rank 0 writes the table after each.
@@ -134,7 +133,7 @@ class Points:
             if finished.count(False) > 1:
                 print(f"these {finished.count(False)} in one pass over the data", flush=True)
 
-        return evaluate_together(self._parser, parsed, announce=announce)
+        return evaluate_in_passes(self._parser, parsed, announce=announce)
 
     def search(self, search: Search) -> tuple[Study, list[Outcome]]:
         """Evaluate points of which each depends on the scores of the earlier ones.
@@ -210,14 +209,10 @@ class Points:
             ConfigurationError: They are wrong; the message names the row.
         """
         given = [*self._shared, *column.arguments(), *row.arguments(), *self._rest]
-        arguments = resolve_entry_points(given)
-        parsed = None if self._parsed is None else vary(*self._parsed, arguments)
-        if parsed is None:
-            try:
-                parsed = self._parser.parse_args(arguments)
-            except ConfigurationError as error:
-                raise ConfigurationError(f"'{row.name}': {error}") from error
-        self._parsed = arguments, parsed.clone()
+        try:
+            parsed = self._parser.parse_args(resolve_entry_points(given))
+        except ConfigurationError as error:
+            raise ConfigurationError(f"'{row.name}': {error}") from error
         parsed.run_dir = self.folder / folder_of(row, column)
         if parsed.seeds is not None:
             raise ConfigurationError(f"'{row.name}': --seeds is not for studies; make the seed a parameter")

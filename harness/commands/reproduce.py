@@ -10,9 +10,10 @@ from rich.text import Text
 
 from harness.commands import evaluate
 from harness.commands.arguments import Parser
+from harness.commands.cells import ParsedCell, class_name, parse_cell
 from harness.commands.console import console
+from harness.commands.passes import evaluate_independently
 from harness.commands.planned import NARROW, listed, print_plan
-from harness.commands.rows import Task, class_name, parse_cell
 from harness.engine.evaluation import Evaluation
 from harness.studies import costs, papers, reproduction
 from harness.studies.papers import Cell
@@ -110,58 +111,67 @@ def _leads() -> bool:
 
 def _run_all(
     parser: Parser,
-    tasks: Sequence[Task | Cell],
+    cells: Sequence[ParsedCell | Cell],
     folder: Path,
     paper: str,
     earlier: dict[str, Measured],
     order: list[str],
 ) -> list[Measured]:
-    """Evaluate cell by cell; the table on disk has every cell that was measured, also by earlier starts."""
-    done: dict[str, Measured] = {}
-    outcomes, table = [], dict(earlier)
-    for number, task in enumerate(tasks):
-        cell = task if isinstance(task, Cell) else task.cell
+    """Evaluate all cells, those that can share a pass over the data in one; equal experiments run once.
+
+    The table on disk has every cell that was measured, also by earlier starts.
+    """
+    names = [cell.name if isinstance(cell, Cell) else cell.cell.name for cell in cells]
+    measured = {cell.name: Measured(cell.name, cell.published) for cell in cells if isinstance(cell, Cell)}
+    by_run: dict[str, list[ParsedCell]] = {}
+    for cell in cells:
+        if isinstance(cell, ParsedCell):
+            by_run.setdefault(cell.run, []).append(cell)
+    runs = list(by_run.values())
+    began = [(same[0].parsed.run_dir / "run.json").exists() for same in runs]
+
+    def announce(group: list[int]) -> None:
         if _leads():
-            print(f"{number + 1} of {len(tasks)}: {cell.paper}/{cell.name}", flush=True)
-        if isinstance(task, Cell):
-            outcome = Measured(cell.name, task.published)
-        else:
-            if task.run not in done:
-                done[task.run] = _run(parser, task, earlier.get(cell.name))
-            outcome = done[task.run].of(cell.name, task.published)
-        outcomes.append(outcome)
-        if outcome.why is None:
-            table[outcome.row] = outcome
+            for number in sorted(names.index(cell.cell.name) for place in group for cell in runs[place]):
+                print(f"{number + 1} of {len(cells)}: {paper}/{names[number]}", flush=True)
+            if len(group) > 1:
+                print(f"these {len(group)} runs in one pass over the data", flush=True)
+
+    def write() -> None:
+        table = {**earlier, **{name: result for name, result in measured.items() if result.why is None}}
         if _leads():
             reproduction.write(folder, paper, [table[name] for name in order if name in table])
-    return outcomes
+
+    write()
+    for place, outcome in evaluate_independently(parser, [same[0].parsed for same in runs], announce=announce):
+        first = runs[place][0]
+        result = _measured(first, outcome, began[place], earlier.get(first.cell.name))
+        measured |= {cell.cell.name: result.of(cell.cell.name, cell.published) for cell in runs[place]}
+        write()
+    return [measured[name] for name in names]
 
 
-def _run(parser: Parser, task: Task, earlier: Measured | None) -> Measured:
-    """Evaluate a cell; what its benchmark or a model lacks is said in its outcome."""
-    began = (task.parsed.run_dir / "run.json").exists()
-    method = class_name(task.parsed.method.class_path)
-    where = costs.hardware(task.parsed.trainer.accelerator)
-    try:
-        evaluation = evaluate.evaluate_parsed(parser, task.parsed, quiet=True)
-    except OvsegError as error:
-        return Measured(task.cell.name, task.published, method=method, why=str(error))
-    stages = costs.stages_of(evaluation.method.precomputed.stages, len(evaluation.vocabulary.foreground))
-    known: str | None = where
+def _measured(cell: ParsedCell, outcome: Evaluation | OvsegError, began: bool, earlier: Measured | None) -> Measured:
+    """What became of a cell; what its benchmark or a model lacks is said in it."""
+    method = class_name(cell.parsed.method.class_path)
+    if isinstance(outcome, OvsegError):
+        return Measured(cell.cell.name, cell.published, method=method, why=str(outcome))
+    stages = costs.stages_of(outcome.method.precomputed.stages, len(outcome.vocabulary.foreground))
+    known: str | None = costs.hardware(cell.parsed.trainer.accelerator)
     if began:
         # Records of an earlier start may be from another machine: what is known of it stays.
-        same = earlier is not None and earlier.run == task.run
+        same = earlier is not None and earlier.run == cell.run
         known, stages = (earlier.hardware, earlier.stages or stages) if same and earlier else (None, ())
-    results: dict[str, Any] = evaluation.results or {}
+    results: dict[str, Any] = outcome.results or {}
     return Measured(
-        task.cell.name,
-        task.published,
-        run=task.run,
+        cell.cell.name,
+        cell.published,
+        run=cell.run,
         miou=results.get("miou"),
         per_image_miou=results.get("per_image_miou"),
         pixel_accuracy=results.get("pixel_accuracy"),
         images=results.get("num_images", 0),
-        whole=_whole(evaluation),
+        whole=_whole(outcome),
         method=method,
         hardware=known,
         seconds=results.get("seconds", 0.0),

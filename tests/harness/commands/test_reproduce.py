@@ -12,9 +12,9 @@ import yaml
 
 from harness import ConfigurationError
 from harness.artifacts.stage import StageReport
-from harness.commands import evaluate
+from harness.commands import evaluate, passes
 from harness.commands.arguments import Parser, plain
-from harness.commands.rows import Task, parse_cell, run_name
+from harness.commands.cells import ParsedCell, parse_cell, run_name
 from harness.method.part import required_by
 from harness.results.run_directory import differences
 from harness.studies import costs, papers, reproduction
@@ -62,18 +62,18 @@ def of_clusters(name: str) -> bool:
 
 
 @pytest.fixture(scope="module")
-def tasks(parser: Parser) -> dict[str, Task]:
+def tasks(parser: Parser) -> dict[str, ParsedCell]:
     """The cells, parsed as ``ovseg evaluate`` would; those of another K are like their siblings, see below."""
     cells = {name: cell for name, cell in CELLS.items() if not of_clusters(name)}
     return {name: parse_cell(parser, cell, [], None, Path("runs")) for name, cell in cells.items()}
 
 
-def settings(task: Task) -> dict[str, Any]:
+def settings(task: ParsedCell) -> dict[str, Any]:
     """All that determines a row's integers."""
     return {key: plain(task.parsed[key]) for key in ("method", "data", "protocol", "seed")}
 
 
-def changed(tasks: dict[str, Task], base: str, row: str) -> set[str]:
+def changed(tasks: dict[str, ParsedCell], base: str, row: str) -> set[str]:
     """The settings in which a row differs from another one, by the last part of their names."""
     found = differences(settings(tasks[base]), settings(tasks[row]))
     return {each.partition(":")[0].replace(".init_args", "").replace(".class_path", "") for each in found}
@@ -112,7 +112,7 @@ def test_rows_of_another_k_parse(parser: Parser) -> None:
         assert parsed.method.init_args.regions.init_args.clusters == (3 if "_k3_" in name else 5)
 
 
-def test_equal_experiments_share_a_run_and_no_others(tasks: dict[str, Task]) -> None:
+def test_equal_experiments_share_a_run_and_no_others(tasks: dict[str, ParsedCell]) -> None:
     by_run: dict[str, list[str]] = {}
     for name, task in tasks.items():
         by_run.setdefault(task.run, []).append(name)
@@ -126,7 +126,7 @@ def test_equal_experiments_share_a_run_and_no_others(tasks: dict[str, Task]) -> 
     assert tasks["clip_diy/table1_vitb16_voc21"].run not in {tasks[name].run for name in together}
 
 
-def test_rows_change_what_their_tables_name_and_nothing_else(tasks: dict[str, Task]) -> None:
+def test_rows_change_what_their_tables_name_and_nothing_else(tasks: dict[str, ParsedCell]) -> None:
     base = "freeseg_diff/table1_voc21"
     for name in tasks:
         table = name.partition("/")[2].partition("_")[0]
@@ -153,7 +153,7 @@ def test_rows_change_what_their_tables_name_and_nothing_else(tasks: dict[str, Ta
     assert threshold["background_threshold"] == 0.72
 
 
-def test_blocks_have_the_resolution_that_they_are_named_by(tasks: dict[str, Task]) -> None:
+def test_blocks_have_the_resolution_that_they_are_named_by(tasks: dict[str, ParsedCell]) -> None:
     """Stable Diffusion at 512 pixels: 64 x 64 latents, halved by every block down, doubled by every block up."""
     for name, task in tasks.items():
         if task.published.table not in ("Table 4", "Table 6", "Table 7") or task.cell.paper != "freeseg_diff":
@@ -171,7 +171,7 @@ def test_blocks_have_the_resolution_that_they_are_named_by(tasks: dict[str, Task
         assert f"K = {clusters}," in task.published.row, name
 
 
-def test_fossil_has_table_3s_hyper_parameters(tasks: dict[str, Task]) -> None:
+def test_fossil_has_table_3s_hyper_parameters(tasks: dict[str, ParsedCell]) -> None:
     expected = {"context59": (70, 10, 0.7), "coco_stuff": (95, 25, 0.5), "ade20k": (150, 10, 0.5)}
     expected["cityscapes"] = (95, 30, 0.55)
     for data, values in expected.items():
@@ -220,6 +220,8 @@ def test_measured_stands_beside_published(configs: Path, ovseg: Callable[..., Ou
     done = ovseg(*line)
     assert done.code == 0, done.err
     assert "did not run: d_voc: voc21: the folder" in done.out
+    # The two runs of three cells share a pass; the cell that lacks its data stops none of them.
+    assert done.out.count("these 2 runs in one pass over the data") == 1
     found = {each["row"]: each for each in json.loads((folder / "table.json").read_text())["found"]}
     assert list(found) == ["a_patch4", "b_patch16", "c_same"]
     for each in found.values():
@@ -248,6 +250,23 @@ def test_measured_stands_beside_published(configs: Path, ovseg: Callable[..., Ou
     assert ovseg(*line[:1], "squares/b_patch16", *line[2:]).code == 0
     assert (folder / "table.json").read_bytes() == before
     assert {file: json.loads(file.read_text())["seconds"] for file in folder.glob("*/results.json")} == seconds
+
+
+def test_cells_of_a_pass_that_fails_run_one_by_one(
+    configs: Path, ovseg: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate_group = passes.evaluate_group
+
+    def failing(built: Parser, parsed: list[Any]) -> Any:
+        if len(parsed) > 1:
+            raise ConfigurationError("one of them is wrong")
+        return evaluate_group(built, parsed)
+
+    monkeypatch.setattr(passes, "evaluate_group", failing)
+    done = ovseg("reproduce", "squares", "--configs", configs, "--run_dir", tmp_path / "out")
+    assert done.code == 0, done.err
+    found = json.loads((tmp_path / "out" / "table.json").read_text())["found"]
+    assert [each["row"] for each in found] == ["a_patch4", "b_patch16", "c_same"]
 
 
 def test_nothing_that_can_run_is_exit_code_2(configs: Path, ovseg: Callable[..., Outcome], tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Evaluating parsed command lines together, as far as they can share a pass over the data."""
+"""Evaluating parsed command lines, those that can share a pass over the data in one pass."""
 
 import json
 import pkgutil
@@ -13,15 +13,17 @@ from lightning.pytorch.core.hooks import DataHooks, ModelHooks
 from harness.artifacts.store import ArtifactStore
 from harness.commands.arguments import Parser, instantiate, make_trainer, plain
 from harness.commands.evaluate import evaluate_parsed, pictures_of
+from harness.commands.planned import lacks_requirements
 from harness.engine.evaluation import Evaluation
 from harness.engine.one_pass import PointOfPass, evaluate_in_one_pass
 from harness.engine.progress import EvaluationProgress
 from harness.engine.wandb_report import report, wanted
 from harness.method.method import SegmentationMethod
 from harness.method.part import SharedParts
+from harness.system.errors import OvsegError
 
 # Points of one pass at most: each holds its bank and, for a picture, its scores and its label map.
-TOGETHER = 32
+MAX_POINTS = 32
 # Fields of a protocol that change nothing about how pictures and labels are read.
 AFTER_READING = {
     "name",
@@ -38,7 +40,7 @@ AFTER_READING = {
 }
 
 
-def groups(parsed: Sequence[Namespace], most: int = TOGETHER) -> list[list[int]]:
+def groups(parsed: Sequence[Namespace], most: int = MAX_POINTS) -> list[list[int]]:
     """Which points can share a pass: the same class of method, data, reading of pictures, trainer, seed and store.
 
     Args:
@@ -73,10 +75,10 @@ def _sharable(class_path: str) -> bool:
     return all(getattr(cls, name) is getattr(SegmentationMethod, name) for name in hooks)
 
 
-def evaluate_together(
+def evaluate_in_passes(
     built: Parser,
     parsed: Sequence[Namespace],
-    most: int = TOGETHER,
+    most: int = MAX_POINTS,
     announce: Callable[[list[int]], None] = lambda group: None,
 ) -> Iterator[tuple[int, Evaluation]]:
     """Evaluate several points; those that can share a pass over the data do, the others follow each other.
@@ -96,6 +98,46 @@ def evaluate_together(
     for group in groups(parsed, most):
         announce(group)
         yield from zip(group, evaluate_group(built, [parsed[place] for place in group]), strict=True)
+
+
+def evaluate_independently(
+    built: Parser,
+    parsed: Sequence[Namespace],
+    most: int = MAX_POINTS,
+    announce: Callable[[list[int]], None] = lambda group: None,
+) -> Iterator[tuple[int, Evaluation | OvsegError]]:
+    """Evaluate several points in shared passes; one that fails does not stop the others.
+
+    A point that lacks a model or a file is evaluated alone, for the sentence that says so. Where a shared pass fails,
+    its points are evaluated one by one.
+
+    Args:
+        built: The parser of ``ovseg evaluate``.
+        parsed: What it parsed, per point.
+        most: Points of one pass.
+        announce: Is told the points of each pass, by their places in ``parsed``, before it begins.
+
+    Yields:
+        A point's place in ``parsed``, and its finished evaluation or its error.
+    """
+    lacking = [place for place, one in enumerate(parsed) if lacks_requirements(one)]
+    ready = [place for place in range(len(parsed)) if place not in lacking]
+    shared = [[ready[place] for place in group] for group in groups([parsed[place] for place in ready], most)]
+    for group in sorted([*shared, *([place] for place in lacking)]):
+        announce(group)
+        try:
+            evaluations = evaluate_group(built, [parsed[place] for place in group])
+        except OvsegError as error:
+            if len(group) == 1:
+                yield group[0], error
+                continue
+            for place in group:
+                try:
+                    yield place, evaluate_parsed(built, parsed[place], quiet=True)
+                except OvsegError as alone:
+                    yield place, alone
+        else:
+            yield from zip(group, evaluations, strict=True)
 
 
 def evaluate_group(built: Parser, parsed: Sequence[Namespace]) -> list[Evaluation]:

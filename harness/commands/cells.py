@@ -16,7 +16,7 @@ from harness.system.errors import ConfigurationError
 READING = ("root", "batch_size", "num_workers", "on_error")
 
 
-class Task(NamedTuple):
+class ParsedCell(NamedTuple):
     """A cell, parsed.
 
     Attributes:
@@ -32,7 +32,7 @@ class Task(NamedTuple):
     run: str
 
 
-def parse_cell(parser: Parser, cell: Cell, rest: list[str], data_root: Path | None, folder: Path) -> Task:
+def parse_cell(parser: Parser, cell: Cell, rest: list[str], data_root: Path | None, folder: Path) -> ParsedCell:
     """Parse a cell's settings and the flags that all cells get.
 
     Args:
@@ -57,7 +57,7 @@ def parse_cell(parser: Parser, cell: Cell, rest: list[str], data_root: Path | No
         data.root = str(data_root)
     name = run_name(parsed)
     parsed.run_dir = folder / name
-    return Task(cell, published, parsed, name)
+    return ParsedCell(cell, published, parsed, name)
 
 
 def run_name(parsed: Namespace) -> str:
