@@ -1,5 +1,6 @@
 """What several subcommands ask for: a method, data, a protocol, a Trainer; and errors in one sentence."""
 
+import argparse
 import inspect
 import os
 from typing import Any, NoReturn
@@ -59,6 +60,26 @@ class Parser(ArgumentParser):
 
     def _known(self) -> list[str]:
         return [action.dest for action in self._actions]
+
+
+class StudyParser(argparse.ArgumentParser):
+    """The own arguments of a command whose other flags are those of ``ovseg evaluate``; errors are one sentence."""
+
+    def __init__(self, command: str, summary: str, unit: str) -> None:
+        super().__init__(
+            prog=f"ovseg {command}",
+            description=summary,
+            epilog=f"All other flags are those of 'ovseg evaluate' and hold for all {unit}.",
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing usage and exiting.
+
+        Raises:
+            ConfigurationError: Always.
+        """
+        raise ConfigurationError(f"{message} (see {self.prog} --help)")
 
 
 def add_composition(parser: ArgumentParser, data_required: bool = True) -> None:

@@ -28,7 +28,7 @@ def listed(rows: Sequence[str], most: int = 4) -> str:
     return ", ".join(rows) if len(rows) <= most else f"{', '.join(rows[:most])} and {len(rows) - most} more"
 
 
-class Checked(NamedTuple):
+class DataStatus(NamedTuple):
     """What the data of a cell are.
 
     Attributes:
@@ -44,7 +44,7 @@ class Checked(NamedTuple):
     missing: str | None
 
 
-def check_data(parsed: Namespace) -> Checked:
+def check_data(parsed: Namespace) -> DataStatus:
     """Make the data module, which reads no picture, and read the first one."""
     found = class_of(parsed.data.class_path)
     class_names = parsed.protocol.class_names
@@ -52,11 +52,11 @@ def check_data(parsed: Namespace) -> Checked:
         data: SegmentationData = found(**(plain(parsed.data).get("init_args") or {}))
         classes = data.vocabulary_for(class_names).foreground
         data.read(0)
-        return Checked(data.name, len(data.ids), tuple(classes), None)
+        return DataStatus(data.name, len(data.ids), tuple(classes), None)
     except OvsegError as error:
         if not issubclass(found, Benchmark):
-            return Checked(found.__name__, None, (), str(error))
-        return Checked(found.name, found.published, _names(found, class_names), str(error))
+            return DataStatus(found.__name__, None, (), str(error))
+        return DataStatus(found.name, found.published, _names(found, class_names), str(error))
 
 
 def requirements_of(parsed: Namespace) -> list[Requirement]:
@@ -104,7 +104,7 @@ def print_plan(cells: Sequence[ParsedCell | Cell], rates: Sequence[costs.Rate]) 
     checked = {task.cell.name: check_data(task.parsed) for task in tasks}
     needed = {task.cell.name: requirements_of(task.parsed) for task in tasks}
     plans = [
-        costs.Plan(
+        costs.Workload(
             task.cell.name,
             class_name(task.parsed.method.class_path),
             checked[task.cell.name].images,
@@ -145,7 +145,7 @@ def _table(lines: Sequence[Sequence[str]], width: int) -> Table:
 
 
 def _planned(
-    task: ParsedCell, data: Checked, needed: Sequence[Requirement], plan: costs.Plan, hours: costs.Estimate
+    task: ParsedCell, data: DataStatus, needed: Sequence[Requirement], plan: costs.Workload, hours: costs.Estimate
 ) -> tuple[str, ...]:
     absent = sum(need.missing is not None for need in needed)
     took = hours.pictures.get(plan.row)
@@ -163,7 +163,7 @@ def _stands_in(cell: Cell, published: Published) -> tuple[str, str, str]:
 
 
 def _print_needs(
-    tasks: Sequence[ParsedCell], checked: dict[str, Checked], needed: dict[str, list[Requirement]]
+    tasks: Sequence[ParsedCell], checked: dict[str, DataStatus], needed: dict[str, list[Requirement]]
 ) -> None:
     lacking = [(data.missing, row) for row, data in checked.items() if data.missing is not None]
     for why in dict.fromkeys(why for why, _ in lacking):
@@ -181,7 +181,7 @@ def _print_needs(
     print(f"{len(ready)} of {len(tasks)} rows can run here" + (f": {listed(ready)}" if ready else ""))
 
 
-def _print_hours(plans: Sequence[costs.Plan], hours: costs.Estimate) -> None:
+def _print_hours(plans: Sequence[costs.Workload], hours: costs.Estimate) -> None:
     for method, rate in hours.used.items():
         rows = [plan.row for plan in plans if plan.method == method and plan.row in hours.pictures]
         pictures = sum(hours.pictures[row] for row in rows)

@@ -3,13 +3,13 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
 from harness.commands import evaluate
-from harness.commands.arguments import Parser
+from harness.commands.arguments import Parser, StudyParser
 from harness.commands.cells import ParsedCell, class_name, parse_cell
 from harness.commands.console import console
 from harness.commands.passes import evaluate_independently
@@ -17,7 +17,7 @@ from harness.commands.planned import NARROW, listed, print_plan
 from harness.engine.evaluation import Evaluation
 from harness.studies import costs, papers, reproduction
 from harness.studies.papers import Cell
-from harness.studies.reproduction import Measured
+from harness.studies.reproduction import CellResult
 from harness.system import distributed
 from harness.system.errors import ConfigurationError, OvsegError
 
@@ -27,21 +27,9 @@ SUMMARY = "evaluate the cells of a paper's tables and print measured beside publ
 AGREEMENT = (3, 4, 5, 6, 9)
 
 
-class _Arguments(argparse.ArgumentParser):
-    """Raises one sentence in the place of printing usage."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigurationError(f"{message} (see {self.prog} --help)")
-
-
 def arguments_parser() -> argparse.ArgumentParser:
     """The command's own arguments; all others are those of ``ovseg evaluate``."""
-    built = _Arguments(
-        prog="ovseg reproduce",
-        description=SUMMARY,
-        epilog="All other flags are those of 'ovseg evaluate' and hold for all cells.",
-        allow_abbrev=False,
-    )
+    built = StudyParser("reproduce", SUMMARY, "cells")
     what = "a paper file of --configs, or one cell of it: the ids of table, row and column, joined by '_'"
     built.add_argument("what", metavar="PAPER[/CELL]", help=what)
     built.add_argument("--data_root", type=Path, default=None, help="folder of the data sets (default: $OVSEG_DATA)")
@@ -114,15 +102,15 @@ def _run_all(
     cells: Sequence[ParsedCell | Cell],
     folder: Path,
     paper: str,
-    earlier: dict[str, Measured],
+    earlier: dict[str, CellResult],
     order: list[str],
-) -> list[Measured]:
+) -> list[CellResult]:
     """Evaluate all cells, those that can share a pass over the data in one; equal experiments run once.
 
     The table on disk has every cell that was measured, also by earlier starts.
     """
     names = [cell.name if isinstance(cell, Cell) else cell.cell.name for cell in cells]
-    measured = {cell.name: Measured(cell.name, cell.published) for cell in cells if isinstance(cell, Cell)}
+    measured = {cell.name: CellResult(cell.name, cell.published) for cell in cells if isinstance(cell, Cell)}
     by_run: dict[str, list[ParsedCell]] = {}
     for cell in cells:
         if isinstance(cell, ParsedCell):
@@ -145,17 +133,19 @@ def _run_all(
     write()
     for place, outcome in evaluate_independently(parser, [same[0].parsed for same in runs], announce=announce):
         first = runs[place][0]
-        result = _measured(first, outcome, began[place], earlier.get(first.cell.name))
+        result = _cell_result(first, outcome, began[place], earlier.get(first.cell.name))
         measured |= {cell.cell.name: result.of(cell.cell.name, cell.published) for cell in runs[place]}
         write()
     return [measured[name] for name in names]
 
 
-def _measured(cell: ParsedCell, outcome: Evaluation | OvsegError, began: bool, earlier: Measured | None) -> Measured:
+def _cell_result(
+    cell: ParsedCell, outcome: Evaluation | OvsegError, began: bool, earlier: CellResult | None
+) -> CellResult:
     """What became of a cell; what its benchmark or a model lacks is said in it."""
     method = class_name(cell.parsed.method.class_path)
     if isinstance(outcome, OvsegError):
-        return Measured(cell.cell.name, cell.published, method=method, why=str(outcome))
+        return CellResult(cell.cell.name, cell.published, method=method, why=str(outcome))
     stages = costs.stages_of(outcome.method.precomputed.stages, len(outcome.vocabulary.foreground))
     known: str | None = costs.hardware(cell.parsed.trainer.accelerator)
     if began:
@@ -163,7 +153,7 @@ def _measured(cell: ParsedCell, outcome: Evaluation | OvsegError, began: bool, e
         same = earlier is not None and earlier.run == cell.run
         known, stages = (earlier.hardware, earlier.stages or stages) if same and earlier else (None, ())
     results: dict[str, Any] = outcome.results or {}
-    return Measured(
+    return CellResult(
         cell.cell.name,
         cell.published,
         run=cell.run,
@@ -185,7 +175,7 @@ def _whole(evaluation: Evaluation) -> bool:
     return not results.get("skipped") and len(evaluation.data.ids) == len(evaluation.data.all_ids())
 
 
-def _table(paper: str, measured: Sequence[Measured], width: int) -> Table:
+def _table(paper: str, measured: Sequence[CellResult], width: int) -> Table:
     """Every column where there is room, else those that say how well a cell agrees; the files have all of them."""
     narrow = width < NARROW
     drawn = Table(title=Text(f"{paper}: measured beside published"), title_justify="left", show_lines=narrow)

@@ -1,7 +1,5 @@
 """What was measured for the cells of a paper's tables, beside what was published."""
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -9,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.studies.papers import Published
-from harness.system import atomic
+from harness.studies.table_files import write_table
 from harness.system.errors import ConfigurationError
 
 SCHEMA = 1
@@ -18,7 +16,7 @@ HEADER = ("row", "benchmark", "score", "published", "measured", "Δ", "within", 
 
 
 @dataclass(frozen=True)
-class Measured:
+class CellResult:
     """What became of a row.
 
     Attributes:
@@ -51,7 +49,7 @@ class Measured:
     seconds: float = 0.0
     stages: tuple[dict[str, Any], ...] = ()
 
-    def of(self, row: str, published: Published) -> "Measured":
+    def of(self, row: str, published: Published) -> "CellResult":
         """The same run as the outcome of another row."""
         return replace(self, row=row, published=published)
 
@@ -62,7 +60,7 @@ class Measured:
 
     @property
     def difference(self) -> float | None:
-        """Measured minus published, in points; None without both."""
+        """CellResult minus published, in points; None without both."""
         published = self.published.value
         return None if self.score is None or published is None else self.score - published
 
@@ -77,13 +75,13 @@ class Measured:
         return {**asdict(self), "difference": self.difference, "within": self.within}
 
     @classmethod
-    def from_json(cls, entry: dict[str, Any]) -> "Measured":
+    def from_json(cls, entry: dict[str, Any]) -> "CellResult":
         """What ``to_json`` wrote."""
         kept = {key: value for key, value in entry.items() if key not in ("difference", "within")}
         return cls(**kept | {"published": Published(**entry["published"]), "stages": tuple(entry["stages"])})
 
 
-def read(folder: Path) -> dict[str, Measured]:
+def read(folder: Path) -> dict[str, CellResult]:
     """What an earlier start left in ``table.json``, by row; nothing if there is none.
 
     Raises:
@@ -94,12 +92,12 @@ def read(folder: Path) -> dict[str, Measured]:
         return {}
     try:
         entries = json.loads(file.read_text(encoding="utf-8"))["found"]
-        return {entry["row"]: Measured.from_json(entry) for entry in entries}
+        return {entry["row"]: CellResult.from_json(entry) for entry in entries}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigurationError(f"{file} is no table of a reproduction ({error}); give another --run_dir") from error
 
 
-def line(measured: Measured) -> list[str]:
+def line(measured: CellResult) -> list[str]:
     """A row of the table as text, in the columns of ``HEADER``."""
     published, difference = measured.published, measured.difference
     value = _number(published.value) + (f" ± {published.deviation:g}" if published.deviation is not None else "")
@@ -122,14 +120,8 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
-def write(folder: Path, paper: str, found: Sequence[Measured]) -> None:
+def write(folder: Path, paper: str, found: Sequence[CellResult]) -> None:
     """Write ``table.json``, ``table.csv`` and ``table.md``."""
     entries = [measured.to_json() for measured in found]
-    atomic.write_json(folder / "table.json", {"schema": SCHEMA, "paper": paper, "found": entries})
-    lines = [list(HEADER), *map(line, found)]
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(lines)
-    atomic.write_text(folder / "table.csv", text.getvalue())
-    lines.insert(1, ["---", "---", "---", *["---:"] * (len(HEADER) - 3)])
-    rows = ["| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in lines]
-    atomic.write_text(folder / "table.md", "\n".join([*rows, ""]))
+    summary = {"schema": SCHEMA, "paper": paper, "found": entries}
+    write_table(folder, summary, HEADER, list(map(line, found)), num_text_columns=3)

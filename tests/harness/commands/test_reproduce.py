@@ -19,7 +19,7 @@ from harness.method.part import required_by
 from harness.results.run_directory import differences
 from harness.studies import costs, papers, reproduction
 from harness.studies.papers import Published
-from harness.studies.reproduction import Measured
+from harness.studies.reproduction import CellResult
 from methods.backbones import HubViT, OpenCLIP
 from methods.fossil.captions import Captions
 from methods.fossil.collection import Collection
@@ -513,10 +513,10 @@ def test_hours_count_what_is_made_once_once() -> None:
         costs.Rate("m.M", "cpu: slow, 1 thread", 1, (), "last"),
     ]
     plans = [
-        costs.Plan("a", "m.M", 200, ("cat", "dog")),
-        costs.Plan("b", "m.M", 100, ("dog", "cow")),
-        costs.Plan("c", "m.M", None, ("hen",)),
-        costs.Plan("d", "m.Other", 5, ("cat",)),
+        costs.Workload("a", "m.M", 200, ("cat", "dog")),
+        costs.Workload("b", "m.M", 100, ("dog", "cow")),
+        costs.Workload("c", "m.M", None, ("hen",)),
+        costs.Workload("d", "m.Other", 5, ("cat",)),
     ]
     found = costs.estimate(plans, rates)
     assert found.pictures == {"a": 1.0, "b": 0.5}
@@ -547,11 +547,11 @@ def test_only_stages_made_whole_have_a_rate() -> None:
 
 def test_a_table_is_read_as_it_was_written(tmp_path: Path) -> None:
     published = Published("p", "t", "r", "b", 50.0, 1.0, "per_image_miou", 0.2, 70.0)
-    one = Measured("a", published, "run", 40.0, 49.5, 80.0, 10, True, None, "m.M", "cuda: X", 3.5, ({"name": "s"},))
+    one = CellResult("a", published, "run", 40.0, 49.5, 80.0, 10, True, None, "m.M", "cuda: X", 3.5, ({"name": "s"},))
     reproduction.write(tmp_path, "p", [one])
     assert reproduction.read(tmp_path) == {"a": one}
     assert one.within is True
-    assert Measured("a", published, miou=50.0, per_image_miou=51.1).within is False
+    assert CellResult("a", published, miou=50.0, per_image_miou=51.1).within is False
     (tmp_path / "table.json").write_text("{}")
     with pytest.raises(ConfigurationError, match="--run_dir"):
         reproduction.read(tmp_path)
