@@ -178,7 +178,7 @@ def _print_needs(
         for task in tasks
         if checked[task.cell.name].missing is None and all(need.missing is None for need in needed[task.cell.name])
     ]
-    print(f"{len(ready)} of {len(tasks)} rows can run here" + (f": {listed(ready)}" if ready else ""))
+    print(f"{len(ready)} of {len(tasks)} cells can run here" + (f": {listed(ready)}" if ready else ""))
 
 
 def _print_hours(plans: Sequence[costs.Workload], hours: costs.Estimate) -> None:
@@ -186,10 +186,10 @@ def _print_hours(plans: Sequence[costs.Workload], hours: costs.Estimate) -> None
         rows = [plan.row for plan in plans if plan.method == method and plan.row in hours.pictures]
         pictures = sum(hours.pictures[row] for row in rows)
         made = hours.precompute[method]
-        first = f" and {made:.2f} for what is made before the first picture, shared by the rows" if made else ""
+        first = f" and {made:.2f} for what is made before the first image, shared by the cells" if made else ""
         print(
-            f"about {pictures:.2f} for the pictures of {len(rows)} rows{first}, in {costs.unit(rate.hardware)}"
-            f" ({rate.image:.3g} s a picture by {rate.source})"
+            f"about {pictures:.2f} for the images of {len(rows)} cells{first}, in {costs.unit(rate.hardware)}"
+            f" ({rate.image:.3g} s an image by {rate.source})"
         )
     unknown = sorted({plan.method for plan in plans} - set(hours.used))
     if unknown:

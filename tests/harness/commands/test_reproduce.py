@@ -296,7 +296,7 @@ def test_what_is_quoted_is_printed_and_not_run(configs: Path, ovseg: Callable[..
     dry = ovseg("reproduce", "squares", "--configs", configs, "--run_dir", folder, "--dry_run")
     assert dry.code == 0, dry.err
     assert "given as published only: e_quoted\n" in dry.out
-    assert "of 4 rows can run here" in dry.out
+    assert "of 4 cells can run here" in dry.out
     add_table(configs, {"id": "f_quoted", "name": "else", "quoted": True, "published": {"valeu": 1}})
     wrong = ovseg("reproduce", "squares", "--configs", configs, "--run_dir", folder)
     assert wrong.code == 2
@@ -452,13 +452,13 @@ def test_a_dry_run_names_what_is_missing_and_runs_nothing(
     assert said.code == 0, said.err
     assert not (tmp_path / "out").exists()
     assert f"missing data: voc21: the folder {tmp_path}/VOCdevkit/VOC2012/JPEGImages is missing" in said.out
-    assert "3 of 4 rows can run here: a_patch4, b_patch16, c_same" in said.out
+    assert "3 of 4 cells can run here: a_patch4, b_patch16, c_same" in said.out
     # Five squares a row at an hour each; VOC's 1449 pictures are known without having them.
     assert "CPU-hours on slow, 1 thread" in said.out
     assert "GPU" not in said.out
-    assert f"about {3 * 5 + 1449}.00 for the pictures of 4 rows" in said.out
+    assert f"about {3 * 5 + 1449}.00 for the images of 4 cells" in said.out
     trees.voc(tmp_path)
-    assert "4 of 4 rows can run here" in ovseg(*line, "--data_root", tmp_path).out
+    assert "4 of 4 cells can run here" in ovseg(*line, "--data_root", tmp_path).out
 
 
 def test_needs_are_read_off_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -535,7 +535,7 @@ def test_a_run_is_a_rate_for_the_next_dry_run(
     rates = ["--rates", tmp_path / "none.json"]
     assert "no rate was measured for tinyseg.NearestColour" in ovseg(*line, *rates, "--dry_run").out
     assert ovseg(*line).code == 0
-    assert "a picture by the run of b_patch16" in ovseg(*line, *rates, "--dry_run").out
+    assert "an image by the run of b_patch16" in ovseg(*line, *rates, "--dry_run").out
 
 
 def test_only_stages_made_whole_have_a_rate() -> None:
