@@ -39,8 +39,8 @@ from harness import ArtifactStore, Protocol, Sample, SegmentationMethod, Vocabul
 from harness.artifacts.precompute import precompute
 from harness.commands import evaluate
 from harness.commands.arguments import Parser, instantiate, plain
-from harness.commands.rows import class_name
-from harness.studies import costs
+from harness.commands.cells import class_name
+from harness.studies import costs, papers
 from harness.system import atomic
 from harness.system.provenance import commit
 from methods.backbones import DiffusersTextToImage, DiffusionFeatures, HubCaptioner, HubViT, OpenCLIP, OpenCLIPDense
@@ -75,7 +75,7 @@ class Case:
     """A method to measure.
 
     Attributes:
-        experiment: Its file.
+        experiment: Its cell of a paper's tables.
         tiny: The same with Miniature's models.
         flags: Settings that make its precompute small.
         pictures: How many pictures an item of precompute has in the experiment; 0 without precompute.
@@ -93,22 +93,22 @@ class Case:
 
 FOLDER = "configs/experiments"
 CASES = {
-    "clip_diy": Case(f"{FOLDER}/clip_diy/table1_vitb32_voc21.yaml", f"{FOLDER}/clip_diy_miniature.yaml"),
+    "clip_diy": Case("clip_diy/table1_vitb32_voc21", f"{FOLDER}/clip_diy_miniature.yaml"),
     "ovdiff": Case(
-        f"{FOLDER}/ovdiff/table1_ovdiff_voc21.yaml",
+        "ovdiff/table1_ovdiff_voc21",
         f"{FOLDER}/ovdiff_miniature.yaml",
         ("--method.support_size=1", "--method.num_generated=1", "--method.num_parts=1"),
         pictures=32,
     ),
     "fossil": Case(
-        f"{FOLDER}/fossil/table1_ade20k.yaml",
+        "fossil/table1_ade20k",
         f"{FOLDER}/fossil_miniature.yaml",
         ("--method.num_references=2", "--method.num_prototypes=1", "--method.collection.keep_pictures=false"),
         pictures=64,
         items=math.ceil(CAPTIONS / 64),
     ),
     "freeseg_diff": Case(
-        f"{FOLDER}/freeseg_diff/table1_voc21.yaml",
+        "freeseg_diff/table1_voc21",
         f"{FOLDER}/freeseg_diff_miniature.yaml",
         note="captioned by BLIP-base, not BLIP-2",
     ),
@@ -132,8 +132,12 @@ def seconds(act: Callable[[], object]) -> float:
 def built(case: Case, tiny: bool) -> tuple[SegmentationMethod, Protocol, str]:
     """The method of an experiment, without its data, and its class."""
     flags = [*case.flags, *(["--method.captioner=configs/models/blip_base.yaml"] if case.note and not tiny else [])]
-    file = case.tiny if tiny else case.experiment
-    parsed = evaluate.parser().parse_args(["--config", file, *flags])
+    if tiny:
+        given = ["--config", case.tiny]
+    else:
+        (cell,) = papers.resolve(case.experiment, papers.default_folder())
+        given = cell.arguments()
+    parsed = evaluate.parser().parse_args([*given, *flags])
     parser = Parser()
     parser.add_subclass_arguments(SegmentationMethod, "method")
     parser.add_class_arguments(Protocol, "protocol")

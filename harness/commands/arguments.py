@@ -1,15 +1,14 @@
 """What several subcommands ask for: a method, data, a protocol, a Trainer; and errors in one sentence."""
 
+import argparse
 import inspect
 import os
-import pkgutil
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn, get_type_hints
+from typing import Any, NoReturn
 
-import yaml
 from jsonargparse import ArgumentParser, Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
@@ -18,7 +17,7 @@ from harness.commands.mistakes import sentence, unknown_name
 from harness.data.datamodule import SegmentationData
 from harness.data.protocol import Protocol
 from harness.method.method import SegmentationMethod
-from harness.studies.reproduction import Published
+from harness.studies.papers import Published
 from harness.system.errors import ConfigurationError, OvsegError
 from harness.system.plugins import DATA, METHODS, import_paths
 
@@ -36,12 +35,9 @@ TRAINER = {
     "default_root_dir",
 }
 
-# Arguments that may set a method's numbers without naming them.
-REPLACING = ("--config", "--method", "--method.class_path", "--method.init_args")
 PROTOCOLS = Path("configs") / "protocols"
 # No path, no file and no inline YAML.
 PROTOCOL_NAME = re.compile(r"(?!.*\.ya?ml$)[\w.-]+")
-NUMBER = re.compile(r"-?\d+(\.\d+)?")
 STORE_HELP = "folder of the artifact store (default: $OVSEG_STORE or ~/.cache/ovseg)"
 
 
@@ -71,6 +67,26 @@ class Parser(ArgumentParser):
 
     def _known(self) -> list[str]:
         return [action.dest for action in self._actions]
+
+
+class StudyParser(argparse.ArgumentParser):
+    """The own arguments of a command whose other flags are those of ``ovseg evaluate``; errors are one sentence."""
+
+    def __init__(self, command: str, summary: str, unit: str) -> None:
+        super().__init__(
+            prog=f"ovseg {command}",
+            description=summary,
+            epilog=f"All other flags are those of 'ovseg evaluate' and hold for all {unit}.",
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing usage and exiting.
+
+        Raises:
+            ConfigurationError: Always.
+        """
+        raise ConfigurationError(f"{message} (see {self.prog} --help)")
 
 
 def add_composition(parser: ArgumentParser, data_required: bool = True) -> None:
@@ -142,38 +158,6 @@ def find_protocol(name: str) -> Path:
     if name not in files:
         raise ConfigurationError(unknown_name("protocol", name, files))
     return files[name]
-
-
-def vary(earlier: list[str], parsed: Namespace, arguments: list[str]) -> Namespace | None:
-    """What parsing gives for a line that differs from an earlier one by numbers of the method alone, and soon.
-
-    Parsing takes longer the more parts a method has (FOSSIL on Miniature: 0.12 s, this 0.009).
-
-    Args:
-        earlier: Arguments.
-        parsed: What parsing them gave; it stays as it is.
-        arguments: The new ones.
-
-    Returns:
-        None where only parsing can tell.
-    """
-    if len(arguments) != len(earlier):
-        return None
-    varied = parsed.clone()
-    kinds = get_type_hints(pkgutil.resolve_name(parsed.method.class_path).__init__)
-    for place, (old, new) in enumerate(zip(earlier, arguments, strict=True)):
-        if old == new:
-            continue
-        flag, _, text = new.partition("=")
-        name = flag.removeprefix("--method.")
-        number = yaml.safe_load(text) if NUMBER.fullmatch(text) else None
-        if not old.startswith(f"{flag}=") or name == flag or type(number) is not kinds.get(name):
-            return None
-        # What comes later wins.
-        if any(later.partition("=")[0] in (flag, *REPLACING) for later in arguments[place + 1 :]):
-            return None
-        varied.method.init_args[name] = number
-    return varied
 
 
 def plain(value: Any) -> Any:

@@ -8,14 +8,14 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.commands.arguments import plain
+from harness.commands.cells import ParsedCell, class_name, class_of
 from harness.commands.console import console
-from harness.commands.rows import Quoted, Task, class_name, class_of
 from harness.data.benchmark import Benchmark
 from harness.data.datamodule import SegmentationData
 from harness.method.method import SegmentationMethod
 from harness.method.part import Requirement
 from harness.studies import costs
-from harness.studies.reproduction import Published, Row
+from harness.studies.papers import Cell, Published
 from harness.system import distributed
 from harness.system.errors import OvsegError
 
@@ -24,12 +24,12 @@ NARROW = 120
 
 
 def listed(rows: Sequence[str], most: int = 4) -> str:
-    """Names of rows in a sentence, the first few of many."""
+    """Names of cells in a sentence, the first few of many."""
     return ", ".join(rows) if len(rows) <= most else f"{', '.join(rows[:most])} and {len(rows) - most} more"
 
 
-class Checked(NamedTuple):
-    """What the data of a row are.
+class DataStatus(NamedTuple):
+    """What the data of a cell are.
 
     Attributes:
         name: The benchmark's.
@@ -44,7 +44,7 @@ class Checked(NamedTuple):
     missing: str | None
 
 
-def check_data(parsed: Namespace) -> Checked:
+def check_data(parsed: Namespace) -> DataStatus:
     """Make the data module, which reads no picture, and read the first one."""
     found = class_of(parsed.data.class_path)
     class_names = parsed.protocol.class_names
@@ -52,21 +52,29 @@ def check_data(parsed: Namespace) -> Checked:
         data: SegmentationData = found(**(plain(parsed.data).get("init_args") or {}))
         classes = data.vocabulary_for(class_names).foreground
         data.read(0)
-        return Checked(data.name, len(data.ids), tuple(classes), None)
+        return DataStatus(data.name, len(data.ids), tuple(classes), None)
     except OvsegError as error:
         if not issubclass(found, Benchmark):
-            return Checked(found.__name__, None, (), str(error))
-        return Checked(found.name, found.num_images_published, _names(found, class_names), str(error))
+            return DataStatus(found.__name__, None, (), str(error))
+        return DataStatus(found.name, found.num_images_published, _names(found, class_names), str(error))
 
 
 def requirements_of(parsed: Namespace) -> list[Requirement]:
-    """What a row's method reads from this machine; the method is constructed and nothing is loaded.
+    """What a cell's method reads from this machine; the method is constructed and nothing is loaded.
 
     Raises:
         ConfigurationError: A setting of the method is out of range.
     """
     method: SegmentationMethod = _construct(plain(parsed.method))
     return method.requires()
+
+
+def lacks_requirements(parsed: Namespace) -> bool:
+    """Whether something that the method reads is missing on this machine, or a setting of it is out of range."""
+    try:
+        return any(requirement.missing is not None for requirement in requirements_of(parsed))
+    except OvsegError:
+        return True
 
 
 def _construct(value: Any) -> Any:
@@ -88,31 +96,33 @@ def _names(found: type[Benchmark], class_names: str) -> tuple[str, ...]:
         return ()
 
 
-def print_plan(rows: Sequence[Task | Quoted], rates: Sequence[costs.Rate]) -> None:
-    """Print rows with what each needs; then, once, everything that is missing; then the hours."""
+def print_plan(cells: Sequence[ParsedCell | Cell], rates: Sequence[costs.Rate]) -> None:
+    """Print cells with what each needs; then, once, the notes, everything that is missing, and the hours."""
     if not distributed.is_main_process():
         return
-    tasks = [row for row in rows if isinstance(row, Task)]
-    checked = {task.row.name: check_data(task.parsed) for task in tasks}
-    needed = {task.row.name: requirements_of(task.parsed) for task in tasks}
+    tasks = [each for each in cells if isinstance(each, ParsedCell)]
+    checked = {task.cell.name: check_data(task.parsed) for task in tasks}
+    needed = {task.cell.name: requirements_of(task.parsed) for task in tasks}
     plans = [
-        costs.Plan(
-            task.row.name,
+        costs.Workload(
+            task.cell.name,
             class_name(task.parsed.method.class_path),
-            checked[task.row.name].images,
-            checked[task.row.name].classes,
+            checked[task.cell.name].images,
+            checked[task.cell.name].classes,
         )
         for task in tasks
     ]
     hours = costs.estimate(plans, rates)
-    quoted = [row for row in rows if isinstance(row, Quoted)]
+    quoted = [each for each in cells if isinstance(each, Cell)]
     planned = zip(tasks, plans, strict=True)
-    lines = [_planned(task, checked[task.row.name], needed[task.row.name], plan, hours) for task, plan in planned]
-    lines += [(*_quoted(row.row, row.published), "not run", "", "-") for row in quoted]
+    lines = [_planned(task, checked[task.cell.name], needed[task.cell.name], plan, hours) for task, plan in planned]
+    lines += [(*_stands_in(cell, cell.published), "not run", "", "-") for cell in quoted]
     printer = console()
     printer.print(_table(lines, printer.width))
     if quoted:
-        print(f"given as published only: {listed([row.row.name for row in quoted])}")
+        print(f"given as published only: {listed([cell.name for cell in quoted])}")
+    if len(cells) == 1 and (note := (quoted or [tasks[0].cell])[0].note):
+        print(f"note: {note}")
     _print_needs(tasks, checked, needed)
     _print_hours(plans, hours)
 
@@ -135,24 +145,26 @@ def _table(lines: Sequence[Sequence[str]], width: int) -> Table:
 
 
 def _planned(
-    task: Task, data: Checked, needed: Sequence[Requirement], plan: costs.Plan, hours: costs.Estimate
+    task: ParsedCell, data: DataStatus, needed: Sequence[Requirement], plan: costs.Workload, hours: costs.Estimate
 ) -> tuple[str, ...]:
     absent = sum(need.missing is not None for need in needed)
     took = hours.pictures.get(plan.row)
     return (
-        *_quoted(task.row, task.published),
+        *_stands_in(task.cell, task.published),
         data.name + (" (missing)" if data.missing else ""),
         f"{len(needed)}" + (f" ({absent} missing)" if absent else ""),
         "-" if took is None else f"{took:.2f}",
     )
 
 
-def _quoted(row: Row, published: Published) -> tuple[str, str, str]:
+def _stands_in(cell: Cell, published: Published) -> tuple[str, str, str]:
     where = f"{published.table}, {published.row}, {published.benchmark}"
-    return row.name, where, "-" if published.value is None else f"{published.value:.2f}"
+    return cell.name, where, "-" if published.value is None else f"{published.value:.2f}"
 
 
-def _print_needs(tasks: Sequence[Task], checked: dict[str, Checked], needed: dict[str, list[Requirement]]) -> None:
+def _print_needs(
+    tasks: Sequence[ParsedCell], checked: dict[str, DataStatus], needed: dict[str, list[Requirement]]
+) -> None:
     lacking = [(data.missing, row) for row, data in checked.items() if data.missing is not None]
     for why in dict.fromkeys(why for why, _ in lacking):
         print(f"missing data: {why} (for {listed([row for each, row in lacking if each == why])})")
@@ -162,22 +174,22 @@ def _print_needs(tasks: Sequence[Task], checked: dict[str, Checked], needed: dic
         state = "here" if need.missing is None else "missing"
         print(f"{state}: {kind} {name}" + (f": {need.missing} (for {listed(rows)})" if need.missing else ""))
     ready = [
-        task.row.name
+        task.cell.name
         for task in tasks
-        if checked[task.row.name].missing is None and all(need.missing is None for need in needed[task.row.name])
+        if checked[task.cell.name].missing is None and all(need.missing is None for need in needed[task.cell.name])
     ]
-    print(f"{len(ready)} of {len(tasks)} rows can run here" + (f": {listed(ready)}" if ready else ""))
+    print(f"{len(ready)} of {len(tasks)} cells can run here" + (f": {listed(ready)}" if ready else ""))
 
 
-def _print_hours(plans: Sequence[costs.Plan], hours: costs.Estimate) -> None:
+def _print_hours(plans: Sequence[costs.Workload], hours: costs.Estimate) -> None:
     for method, rate in hours.used.items():
         rows = [plan.row for plan in plans if plan.method == method and plan.row in hours.pictures]
         pictures = sum(hours.pictures[row] for row in rows)
         made = hours.precompute[method]
-        first = f" and {made:.2f} for what is made before the first picture, shared by the rows" if made else ""
+        first = f" and {made:.2f} for what is made before the first image, shared by the cells" if made else ""
         print(
-            f"about {pictures:.2f} for the pictures of {len(rows)} rows{first}, in {costs.unit(rate.hardware)}"
-            f" ({rate.image:.3g} s a picture by {rate.source})"
+            f"about {pictures:.2f} for the images of {len(rows)} cells{first}, in {costs.unit(rate.hardware)}"
+            f" ({rate.image:.3g} s an image by {rate.source})"
         )
     unknown = sorted({plan.method for plan in plans} - set(hours.used))
     if unknown:

@@ -5,33 +5,25 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from jsonargparse import Namespace
 from rich.table import Table
 from rich.text import Text
 
 from harness.commands import evaluate
-from harness.commands.arguments import resolve_names, vary
+from harness.commands.arguments import StudyParser, resolve_names
 from harness.commands.console import console
-from harness.commands.together import evaluate_together
+from harness.commands.passes import evaluate_in_passes
 from harness.engine.evaluation import Evaluation
 from harness.results.run_directory import RESULTS, differences
 from harness.studies.curves import draw, drawable
-from harness.studies.study import MIOU, Outcome, Point, Search, Study, best, body, folder_of, header, write
+from harness.studies.study import MIOU, Point, PointResult, Search, Study, best, body, folder_of, header, write
 from harness.studies.suggestions import Suggestion
 from harness.system import atomic, distributed
 from harness.system.errors import ConfigurationError, RunError
 
 SCHEMA = 1
 SUGGESTIONS = "suggestions.json"
-
-
-class _Arguments(argparse.ArgumentParser):
-    """Raises one sentence in the place of printing usage."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigurationError(f"{message} (see {self.prog} --help)")
 
 
 def run_file(
@@ -53,26 +45,21 @@ def run_file(
     Raises:
         ConfigurationError: The file or a point's settings are wrong; nothing has run then.
     """
-    built = _Arguments(
-        prog=f"ovseg {command}",
-        description=summary,
-        epilog="All other flags are those of 'ovseg evaluate' and hold for all points.",
-        allow_abbrev=False,
-    )
+    built = StudyParser(command, summary, "points")
     built.add_argument("file", type=Path, metavar="FILE", help=f"a {command} file (YAML)")
     built.add_argument("--run_dir", type=Path, default=None, help="where to put all runs (default: runs/NAME_OF_FILE)")
     options(built)
     known, rest = built.parse_known_args(arguments)
     work = read(known)
     points = Points(work.title, work.arguments, rest, known.run_dir or Path("runs") / known.file.stem)
-    study, outcomes = points.search(work) if isinstance(work, Search) else (work, points.study(work))
+    study, results = points.search(work) if isinstance(work, Search) else (work, points.study(work))
     if distributed.rank() == 0:
         if drawable(study):
-            draw(points.folder / "curves.png", study, outcomes)
+            draw(points.folder / "curves.png", study, results)
         # Not as the table's title, which is broken to the width of its columns.
         console().print(Text(study.title, style="italic"))
-        console().print(_table(study, outcomes))
-        if study.parameters and (top := best(study, outcomes)) is not None:
+        console().print(_table(study, results))
+        if study.parameters and (top := best(study, results)) is not None:
             print(f"best {study.metric_title}: {top.score:.1f} at {top.row.name}")
         print(points.folder, flush=True)
 
@@ -91,9 +78,8 @@ class Points:
         self.folder = folder
         self._title, self._shared, self._rest = title, shared, rest
         self._parser = evaluate.parser()
-        self._parsed: tuple[list[str], Namespace] | None = None
 
-    def study(self, study: Study) -> list[Outcome]:
+    def study(self, study: Study) -> list[PointResult]:
         """Evaluate all points, which are known in advance; rank 0 writes the table after each.
 
         Raises:
@@ -102,12 +88,12 @@ class Points:
         points = study.points()
         parsed = [self.parse(row, column) for row, column in points]
         names = [row.name if len(study.columns) == 1 else f"{row.name} / {column.name}" for row, column in points]
-        outcomes: dict[int, Outcome] = {}
+        results: dict[int, PointResult] = {}
         for place, evaluation in self.evaluate(parsed, names):
-            outcomes[place] = _outcome(study, *points[place], evaluation)
+            results[place] = _result_of(study, *points[place], evaluation)
             if distributed.rank() == 0:
-                write(self.folder, study, [outcomes[each] for each in sorted(outcomes)])
-        return [outcomes[each] for each in sorted(outcomes)]
+                write(self.folder, study, [results[each] for each in sorted(results)])
+        return [results[each] for each in sorted(results)]
 
     def evaluate(
         self, parsed: Sequence[Namespace], names: Sequence[str], first: int = 0, most: int | None = None
@@ -134,9 +120,9 @@ class Points:
             if finished.count(False) > 1:
                 print(f"these {finished.count(False)} in one pass over the data", flush=True)
 
-        return evaluate_together(self._parser, parsed, announce=announce)
+        return evaluate_in_passes(self._parser, parsed, announce=announce)
 
-    def search(self, search: Search) -> tuple[Study, list[Outcome]]:
+    def search(self, search: Search) -> tuple[Study, list[PointResult]]:
         """Evaluate points of which each depends on the scores of the earlier ones.
 
         Rank 0 suggests, and keeps every suggestion before it is tried, so that a restart repeats none of it.
@@ -150,7 +136,7 @@ class Points:
         kept = self._kept(search)
         tried: list[Suggestion] = []
         scores: list[float | None] = []
-        outcomes: list[Outcome] = []
+        results: list[PointResult] = []
         while len(tried) < search.count:
             suggestion = self._next(search, kept, list(zip(tried, scores, strict=True)))
             if suggestion is None:
@@ -158,12 +144,12 @@ class Points:
             tried.append(suggestion)
             study = search.study(tried)
             row = study.rows[-1]
-            ((_, evaluation),) = self.evaluate([self.parse(row, MIOU)], [row.name], len(outcomes), search.most)
-            outcomes.append(_outcome(study, row, MIOU, evaluation))
-            scores.append(outcomes[-1].score)
+            ((_, evaluation),) = self.evaluate([self.parse(row, MIOU)], [row.name], len(results), search.most)
+            results.append(_result_of(study, row, MIOU, evaluation))
+            scores.append(results[-1].score)
             if distributed.rank() == 0:
-                write(self.folder, study, outcomes)
-        return search.study(tried), outcomes
+                write(self.folder, study, results)
+        return search.study(tried), results
 
     def _next(
         self, search: Search, kept: list[Suggestion], found: list[tuple[Suggestion, float | None]]
@@ -210,14 +196,10 @@ class Points:
             ConfigurationError: They are wrong; the message names the row.
         """
         given = [*self._shared, *column.arguments(), *row.arguments(), *self._rest]
-        arguments = resolve_names(given)
-        parsed = None if self._parsed is None else vary(*self._parsed, arguments)
-        if parsed is None:
-            try:
-                parsed = self._parser.parse_args(arguments)
-            except ConfigurationError as error:
-                raise ConfigurationError(f"'{row.name}': {error}") from error
-        self._parsed = arguments, parsed.clone()
+        try:
+            parsed = self._parser.parse_args(resolve_names(given))
+        except ConfigurationError as error:
+            raise ConfigurationError(f"'{row.name}': {error}") from error
         parsed.run_dir = self.folder / folder_of(row, column)
         if parsed.seeds is not None:
             raise ConfigurationError(f"'{row.name}': --seeds is not for studies; make the seed a parameter")
@@ -234,17 +216,17 @@ def _finished(directory: Path) -> bool:
         return False
 
 
-def _outcome(study: Study, row: Point, column: Point, evaluation: Evaluation) -> Outcome:
+def _result_of(study: Study, row: Point, column: Point, evaluation: Evaluation) -> PointResult:
     results = evaluation.results or {}
-    return Outcome(row, column, results.get("miou"), evaluation.directory.path, results.get(study.metric))
+    return PointResult(row, column, results.get("miou"), evaluation.directory.path, results.get(study.metric))
 
 
-def _table(study: Study, outcomes: list[Outcome]) -> Table:
+def _table(study: Study, results: list[PointResult]) -> Table:
     # Titles, names and values are the user's text, so no markup.
     drawn = Table()
     for position, title in enumerate(header(study)):
         words = position == 0 and not study.parameters
         drawn.add_column(Text(title), justify="left" if words else "right", overflow="fold")
-    for line in body(study, outcomes):
+    for line in body(study, results):
         drawn.add_row(*map(Text, line))
     return drawn

@@ -1,51 +1,40 @@
-"""``ovseg reproduce``: the rows of a paper's tables, measured beside published."""
+"""``ovseg reproduce``: the cells of a paper's tables, measured beside published."""
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
 from harness.commands import evaluate
-from harness.commands.arguments import Parser
+from harness.commands.arguments import Parser, StudyParser
+from harness.commands.cells import ParsedCell, class_name, parse_cell
 from harness.commands.console import console
+from harness.commands.passes import evaluate_independently
 from harness.commands.planned import NARROW, listed, print_plan
-from harness.commands.rows import Quoted, Task, class_name, parse_row
 from harness.engine.evaluation import Evaluation
-from harness.studies import costs, reproduction
-from harness.studies.reproduction import Measured
+from harness.studies import costs, papers, reproduction
+from harness.studies.papers import Cell
+from harness.studies.reproduction import CellResult
 from harness.system import distributed
 from harness.system.errors import ConfigurationError, OvsegError
 
-SUMMARY = "evaluate the rows of a paper's tables and print measured beside published; the same --run_dir goes on"
+SUMMARY = "evaluate the cells of a paper's tables and print measured beside published; the same --run_dir resumes"
 
 # Of the columns of ``reproduction.HEADER``: published, measured, Δ, within, images.
 AGREEMENT = (3, 4, 5, 6, 9)
 
 
-class _Arguments(argparse.ArgumentParser):
-    """Raises one sentence in the place of printing usage."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigurationError(f"{message} (see {self.prog} --help)")
-
-
 def arguments_parser() -> argparse.ArgumentParser:
     """The command's own arguments; all others are those of ``ovseg evaluate``."""
-    built = _Arguments(
-        prog="ovseg reproduce",
-        description=SUMMARY,
-        epilog="All other flags are those of 'ovseg evaluate' and hold for all rows.",
-        allow_abbrev=False,
-    )
-    built.add_argument("what", metavar="PAPER[/ROW]", help="a folder of --configs, or one file in it without .yaml")
+    built = StudyParser("reproduce", SUMMARY, "cells")
+    what = "a paper file of --configs, or one cell of it: the ids of table, row and column, joined by '_'"
+    built.add_argument("what", metavar="PAPER[/CELL]", help=what)
     built.add_argument("--data_root", type=Path, default=None, help="folder of the data sets (default: $OVSEG_DATA)")
     built.add_argument("--run_dir", type=Path, default=None, help="for runs and table (default: runs/reproduce/PAPER)")
-    built.add_argument(
-        "--configs", type=Path, default=None, help=f"folder of the rows (default: {reproduction.FOLDER})"
-    )
+    built.add_argument("--configs", type=Path, default=None, help=f"folder of the papers (default: {papers.FOLDER})")
     built.add_argument("--rates", type=Path, default=None, help=f"measured rates for --dry_run (default: {costs.FILE})")
     built.add_argument(
         "--dry_run", action="store_true", help="say what would run, what is missing, and how long it takes"
@@ -54,21 +43,23 @@ def arguments_parser() -> argparse.ArgumentParser:
 
 
 def run(arguments: list[str]) -> int:
-    """Check all rows, then evaluate them; a row that lacks something is named and the others go on.
+    """Check all cells, then evaluate them; a cell that lacks something is named and the others run.
 
     Returns:
-        2 when rows were to run and none could, else 0.
+        2 when cells were to run and none could, else 0.
 
     Raises:
-        ConfigurationError: There is no such row, a row's settings are wrong, or a file or folder is; nothing has run.
+        ConfigurationError: There is no such cell, a cell's settings are wrong, or a file or folder is; nothing has run.
     """
     known, rest = arguments_parser().parse_known_args(arguments)
-    configs = known.configs or reproduction.default_folder()
-    rows = reproduction.resolve(known.what, configs)
-    paper = rows[0].paper
+    configs = known.configs or papers.default_folder()
+    cells = papers.resolve(known.what, configs)
+    paper = cells[0].paper
     folder: Path = known.run_dir or Path("runs") / "reproduce" / paper
     parser = evaluate.parser()
-    tasks = [parse_row(parser, row, rest, known.data_root, folder) for row in rows]
+    tasks = [
+        cell if cell.settings is None else parse_cell(parser, cell, rest, known.data_root, folder) for cell in cells
+    ]
     earlier = reproduction.read(folder)
     if known.rates is not None and not known.rates.is_file():
         raise ConfigurationError(f"--rates {known.rates} is no file")
@@ -77,7 +68,7 @@ def run(arguments: list[str]) -> int:
         print_plan(tasks, [*costs.read(file), *costs.of_runs(earlier.values())])
         return 0
     _make(folder)
-    order = [row.name for row in reproduction.papers(configs)[paper]]
+    order = [cell.name for cell in papers.resolve(paper, configs)]
     measured = _run_all(parser, tasks, folder, paper, earlier, order)
     if _leads():
         if any(each.why is None for each in measured):
@@ -97,68 +88,80 @@ def _make(folder: Path) -> None:
 
 
 def _beside(file: Path, configs: Path) -> Path:
-    """A file of the repository: here, or in the checkout that the rows are of."""
+    """A file of the repository: here, or in the checkout that the papers are of."""
     return file if file.is_file() else configs.resolve().parents[1] / file
 
 
 def _leads() -> bool:
-    """Whether this process prints and writes; ranks know each other only once a row ran."""
+    """Whether this process prints and writes; ranks know each other only once a cell ran."""
     return distributed.rank() == 0 and distributed.is_main_process()
 
 
 def _run_all(
     parser: Parser,
-    tasks: Sequence[Task | Quoted],
+    cells: Sequence[ParsedCell | Cell],
     folder: Path,
     paper: str,
-    earlier: dict[str, Measured],
+    earlier: dict[str, CellResult],
     order: list[str],
-) -> list[Measured]:
-    """Evaluate row by row; the table on disk has every row that was measured, also by earlier starts."""
-    done: dict[str, Measured] = {}
-    outcomes, table = [], dict(earlier)
-    for number, task in enumerate(tasks):
+) -> list[CellResult]:
+    """Evaluate all cells, those that can share a pass over the data in one; equal experiments run once.
+
+    The table on disk has every cell that was measured, also by earlier starts.
+    """
+    names = [cell.name if isinstance(cell, Cell) else cell.cell.name for cell in cells]
+    measured = {cell.name: CellResult(cell.name, cell.published) for cell in cells if isinstance(cell, Cell)}
+    by_run: dict[str, list[ParsedCell]] = {}
+    for cell in cells:
+        if isinstance(cell, ParsedCell):
+            by_run.setdefault(cell.run, []).append(cell)
+    runs = list(by_run.values())
+    began = [(same[0].parsed.run_dir / "run.json").exists() for same in runs]
+
+    def announce(group: list[int]) -> None:
         if _leads():
-            print(f"{number + 1} of {len(tasks)}: {task.row.paper}/{task.row.name}", flush=True)
-        if isinstance(task, Quoted):
-            outcome = Measured(task.row.name, task.published)
-        else:
-            if task.run not in done:
-                done[task.run] = _run(parser, task, earlier.get(task.row.name))
-            outcome = done[task.run].of(task.row.name, task.published)
-        outcomes.append(outcome)
-        if outcome.why is None:
-            table[outcome.row] = outcome
+            for number in sorted(names.index(cell.cell.name) for place in group for cell in runs[place]):
+                print(f"{number + 1} of {len(cells)}: {paper}/{names[number]}", flush=True)
+            if len(group) > 1:
+                print(f"these {len(group)} runs in one pass over the data", flush=True)
+
+    def write() -> None:
+        table = {**earlier, **{name: result for name, result in measured.items() if result.why is None}}
         if _leads():
             reproduction.write(folder, paper, [table[name] for name in order if name in table])
-    return outcomes
+
+    write()
+    for place, outcome in evaluate_independently(parser, [same[0].parsed for same in runs], announce=announce):
+        first = runs[place][0]
+        result = _cell_result(first, outcome, began[place], earlier.get(first.cell.name))
+        measured |= {cell.cell.name: result.of(cell.cell.name, cell.published) for cell in runs[place]}
+        write()
+    return [measured[name] for name in names]
 
 
-def _run(parser: Parser, task: Task, earlier: Measured | None) -> Measured:
-    """Evaluate a row; what its benchmark or a model lacks is said in its outcome."""
-    began = (task.parsed.run_dir / "run.json").exists()
-    method = class_name(task.parsed.method.class_path)
-    where = costs.hardware(task.parsed.trainer.accelerator)
-    try:
-        evaluation = evaluate.evaluate_parsed(parser, task.parsed, quiet=True)
-    except OvsegError as error:
-        return Measured(task.row.name, task.published, method=method, why=str(error))
-    stages = costs.stages_of(evaluation.method.precomputed.stages, len(evaluation.vocabulary.foreground))
-    known: str | None = where
+def _cell_result(
+    cell: ParsedCell, outcome: Evaluation | OvsegError, began: bool, earlier: CellResult | None
+) -> CellResult:
+    """What became of a cell; what its benchmark or a model lacks is said in it."""
+    method = class_name(cell.parsed.method.class_path)
+    if isinstance(outcome, OvsegError):
+        return CellResult(cell.cell.name, cell.published, method=method, why=str(outcome))
+    stages = costs.stages_of(outcome.method.precomputed.stages, len(outcome.vocabulary.foreground))
+    known: str | None = costs.hardware(cell.parsed.trainer.accelerator)
     if began:
         # Records of an earlier start may be from another machine: what is known of it stays.
-        same = earlier is not None and earlier.run == task.run
+        same = earlier is not None and earlier.run == cell.run
         known, stages = (earlier.hardware, earlier.stages or stages) if same and earlier else (None, ())
-    results: dict[str, Any] = evaluation.results or {}
-    return Measured(
-        task.row.name,
-        task.published,
-        run=task.run,
+    results: dict[str, Any] = outcome.results or {}
+    return CellResult(
+        cell.cell.name,
+        cell.published,
+        run=cell.run,
         miou=results.get("miou"),
         per_image_miou=results.get("per_image_miou"),
         pixel_accuracy=results.get("pixel_accuracy"),
         images=results.get("num_images", 0),
-        whole=_whole(evaluation),
+        whole=_whole(outcome),
         method=method,
         hardware=known,
         seconds=results.get("seconds", 0.0),
@@ -172,8 +175,8 @@ def _whole(evaluation: Evaluation) -> bool:
     return not results.get("skipped") and len(evaluation.data.ids) == len(evaluation.data.all_ids())
 
 
-def _table(paper: str, measured: Sequence[Measured], width: int) -> Table:
-    """Every column where there is room, else those that say how well a row agrees; the files have all of them."""
+def _table(paper: str, measured: Sequence[CellResult], width: int) -> Table:
+    """Every column where there is room, else those that say how well a cell agrees; the files have all of them."""
     narrow = width < NARROW
     drawn = Table(title=Text(f"{paper}: measured beside published"), title_justify="left", show_lines=narrow)
     for position, title in enumerate(reproduction.HEADER):
@@ -189,7 +192,7 @@ def _table(paper: str, measured: Sequence[Measured], width: int) -> Table:
 
 
 def _print_missing(missing: Sequence[tuple[str, str]]) -> None:
-    """Each sentence once, with the rows that it holds for."""
+    """Each sentence once, with the cells that it holds for."""
     for why in dict.fromkeys(why for _, why in missing):
         rows = [row for row, each in missing if each == why]
         # print(), since a console would wrap commands and paths.

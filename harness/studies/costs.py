@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from harness.artifacts.stage import StageReport
-from harness.studies.reproduction import Measured
+from harness.studies.reproduction import CellResult
 from harness.system.errors import ConfigurationError
 
 SCHEMA = 1
@@ -51,7 +51,7 @@ class Rate(NamedTuple):
     source: str
 
 
-class Plan(NamedTuple):
+class Workload(NamedTuple):
     """A row's work.
 
     Attributes:
@@ -141,7 +141,7 @@ def read(file: Path) -> list[Rate]:
         raise ConfigurationError(f"{file} is no file of rates ({error}); benchmarks/rates.py writes one") from error
 
 
-def of_runs(runs: Iterable[Measured]) -> list[Rate]:
+def of_runs(runs: Iterable[CellResult]) -> list[Rate]:
     """The rates of runs whose hardware is known."""
     return [
         Rate(
@@ -156,7 +156,7 @@ def of_runs(runs: Iterable[Measured]) -> list[Rate]:
     ]
 
 
-def estimate(plans: Sequence[Plan], rates: Sequence[Rate]) -> Estimate:
+def estimate(plans: Sequence[Workload], rates: Sequence[Rate]) -> Estimate:
     """Hours of rows: a GPU's rates are taken before others, and of those the last one.
 
     A stage that a rate lacks, since another run had made its items, is taken from the method's next best rate.

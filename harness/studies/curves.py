@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from harness.studies.study import Outcome, Study, short
+from harness.studies.study import PointResult, Study, short
 from harness.studies.suggestions import Parameter
 from harness.system import atomic
 
@@ -35,7 +35,7 @@ def drawable(study: Study) -> bool:
     return bool(study.parameters)
 
 
-def draw(file: Path, study: Study, outcomes: Sequence[Outcome]) -> None:
+def draw(file: Path, study: Study, results: Sequence[PointResult]) -> None:
     """Write a PNG of a sweep's scores; points without one are left out.
 
     A grid: the score over one parameter, a line per combination of the others. Suggested points: the score over each
@@ -45,16 +45,16 @@ def draw(file: Path, study: Study, outcomes: Sequence[Outcome]) -> None:
     Args:
         file: Where to.
         study: A sweep, see ``drawable``.
-        outcomes: What it found, in the order in which it was tried.
+        results: What it found, in the order in which it was tried.
     """
     content = io.BytesIO()
-    plotted(study, outcomes).savefig(content, dpi=150, format="png")
+    plotted(study, results).savefig(content, dpi=150, format="png")
     atomic.write_bytes(file, content.getvalue())
 
 
-def plotted(study: Study, outcomes: Sequence[Outcome]) -> Figure:
+def plotted(study: Study, results: Sequence[PointResult]) -> Figure:
     """The figure that ``draw`` writes."""
-    return _scattered(study, outcomes) if study.sampled else _lines(study, outcomes)
+    return _scattered(study, results) if study.sampled else _lines(study, results)
 
 
 def _literal(text: str) -> str:
@@ -73,16 +73,16 @@ def _figure(columns: int, rows: int, size: tuple[float, float], title: str) -> t
     return figure, grid
 
 
-def _lines(study: Study, outcomes: Sequence[Outcome]) -> Figure:
+def _lines(study: Study, results: Sequence[PointResult]) -> Figure:
     along = curve_parameter(study)
     others = [each for each in study.space.parameters if each.name in study.parameters and each is not along]
     texts = {each.name: labels(study.parameters[each.name]) for each in others}
     lines: dict[str, list[tuple[float, float]]] = {}
-    for outcome in outcomes:
-        flags = outcome.row.flags
+    for result in results:
+        flags = result.row.flags
         label = ", ".join(f"{short(each.name)} = {texts[each.name][str(flags[each.name])]}" for each in others)
-        if outcome.score is not None:
-            lines.setdefault(label, []).append((_place(along, flags[along.name]), outcome.score))
+        if result.score is not None:
+            lines.setdefault(label, []).append((_place(along, flags[along.name]), result.score))
     outside = len(lines) > INSIDE
     figure, [[axes]] = _figure(1, 1, (7.6 if outside else 5.4, 3.6), study.title)
     for number, (label, points) in enumerate(lines.items()):
@@ -98,8 +98,8 @@ def _lines(study: Study, outcomes: Sequence[Outcome]) -> Figure:
     return figure
 
 
-def _scattered(study: Study, outcomes: Sequence[Outcome]) -> Figure:
-    scored = [(number, each) for number, each in enumerate(outcomes, 1) if each.score is not None]
+def _scattered(study: Study, results: Sequence[PointResult]) -> Figure:
+    scored = [(number, each) for number, each in enumerate(results, 1) if each.score is not None]
     swept = [each for each in study.space.parameters if each.name in study.parameters]
     columns = 2 if len(swept) in (1, 3) else 3
     rows = -(-(len(swept) + 1) // columns)
@@ -108,7 +108,7 @@ def _scattered(study: Study, outcomes: Sequence[Outcome]) -> Figure:
     order = [number for number, _ in scored]
     scores = [each.score or 0.0 for _, each in scored]
     for axes, each in zip(panels, swept, strict=False):
-        places = [_place(each, outcome.row.flags[each.name]) for _, outcome in scored]
+        places = [_place(each, result.row.flags[each.name]) for _, result in scored]
         axes.scatter(places, scores, c=order, cmap="viridis", s=16)
         _scale(axes, each, inches=2.8)
     top = np.maximum.accumulate if study.goal == "maximize" else np.minimum.accumulate

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.results.comparison import Run
-from harness.studies.study import Point, located, read_mapping
+from harness.studies.study import located, read_mapping, to_arguments
 from harness.system import atomic
 from harness.system.errors import ConfigurationError, RunError
 
@@ -58,7 +58,7 @@ def _positive(values: Any) -> list[bool]:
 def _arguments(file: Path, run: Any) -> tuple[str, ...]:
     if not isinstance(run, dict) or not isinstance(run.get("config"), str) or set(run) - {"config", "set"}:
         raise ConfigurationError(f"{file}: a run has a 'config' and may have 'set' (flag: value)")
-    flags = Point("", located(run.get("set", {}), file.parent)).arguments()
+    flags = to_arguments(located(run.get("set", {}), file.parent))
     return ("--config", str(file.parent / run["config"]), *flags)
 
 

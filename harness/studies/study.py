@@ -6,8 +6,6 @@ vocabularies, where every row is evaluated. YAML files that it names are relativ
 sweep`` takes.
 """
 
-import csv
-import io
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -28,7 +26,7 @@ from harness.studies.suggestions import (
     require_optimiser,
     suggested,
 )
-from harness.system import atomic
+from harness.studies.table_files import write_table
 from harness.system.errors import ConfigurationError
 
 TABLE_KEYS = {"title", "config", "rows", "columns", "published_as"}
@@ -56,9 +54,12 @@ class Point:
 
     def arguments(self) -> list[str]:
         """Its flags as command-line arguments."""
-        return [
-            f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in self.flags.items()
-        ]
+        return to_arguments(self.flags)
+
+
+def to_arguments(settings: Mapping[str, Any]) -> list[str]:
+    """Settings (flag -> value) as command-line arguments."""
+    return [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in settings.items()]
 
 
 # The only column of a study that names none.
@@ -112,7 +113,7 @@ class Study:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class PointResult:
     """What one point came to.
 
     Attributes:
@@ -356,10 +357,10 @@ def header(study: Study) -> list[str]:
     return [*titles, study.published_as] if _published(study) else titles
 
 
-def body(study: Study, outcomes: Sequence[Outcome]) -> list[list[str]]:
-    """A study's table as text, one line per row that has an outcome; Δ is the rounded scores' distance to row one."""
-    found = {(outcome.row.name, outcome.column.name): outcome.miou for outcome in outcomes}
-    scores = {outcome.row.name: outcome.score for outcome in outcomes}
+def body(study: Study, results: Sequence[PointResult]) -> list[list[str]]:
+    """A study's table as text, one line per row that has an result; Δ is the rounded scores' distance to row one."""
+    found = {(result.row.name, result.column.name): result.miou for result in results}
+    scores = {result.row.name: result.score for result in results}
     lines = []
     for row in study.rows:
         if not any(name == row.name for name, _ in found):
@@ -380,11 +381,11 @@ def body(study: Study, outcomes: Sequence[Outcome]) -> list[list[str]]:
     return lines
 
 
-def best(study: Study, outcomes: Sequence[Outcome]) -> Outcome | None:
-    """The outcome with the best score, the earliest of equal ones; None when none has a score."""
-    scored = [outcome for outcome in outcomes if outcome.score is not None]
+def best(study: Study, results: Sequence[PointResult]) -> PointResult | None:
+    """The result with the best score, the earliest of equal ones; None when none has a score."""
+    scored = [result for result in results if result.score is not None]
     sign = 1 if study.goal == "maximize" else -1
-    return max(scored, key=lambda outcome: sign * (outcome.score or 0.0), default=None)
+    return max(scored, key=lambda result: sign * (result.score or 0.0), default=None)
 
 
 def _published(study: Study) -> bool:
@@ -400,26 +401,19 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
 
 
-def write(folder: Path, study: Study, outcomes: Sequence[Outcome]) -> None:
+def write(folder: Path, study: Study, results: Sequence[PointResult]) -> None:
     """Write ``table.json``, ``table.csv`` and ``table.md``, as far as the study has come."""
     found = [
         {
-            "row": outcome.row.name,
-            "column": outcome.column.name,
-            "flags": {**outcome.column.flags, **outcome.row.flags},
-            "miou": outcome.miou,
-            **({"score": outcome.score} if study.metric != "miou" else {}),
-            "published": outcome.row.published,
-            "run": outcome.run.name,
+            "row": result.row.name,
+            "column": result.column.name,
+            "flags": {**result.column.flags, **result.row.flags},
+            "miou": result.miou,
+            **({"score": result.score} if study.metric != "miou" else {}),
+            "published": result.row.published,
+            "run": result.run.name,
         }
-        for outcome in outcomes
+        for result in results
     ]
     summary = {"title": study.title, "points": len(study.points()), "arguments": list(study.arguments), "found": found}
-    atomic.write_json(folder / "table.json", summary)
-    titles, lines = header(study), body(study, outcomes)
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([titles, *lines])
-    atomic.write_text(folder / "table.csv", text.getvalue())
-    lines = [titles, ["---", *["---:"] * (len(titles) - 1)], *lines]
-    escaped = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
-    atomic.write_text(folder / "table.md", "\n".join([*escaped, ""]))
+    write_table(folder, summary, header(study), body(study, results))

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-import yaml
+from transformers import CLIPSegConfig, CLIPSegForImageSegmentation, GroupViTConfig, GroupViTModel
 
 from harness import ConfigurationError, ModelError, Protocol, Sample, SegmentationMethod, Vocabulary
 from harness.commands import evaluate
 from harness.method.method import predict_jointly
-from harness.studies.reproduction import read_quoted
+from harness.studies import papers
 from methods import CLIPDense, CLIPSeg, GroupViT, MaskCLIP
 from methods.backbones import OpenCLIP
 from methods.backbones.clip_patches import CLIPPatches, Patches
@@ -21,9 +21,9 @@ from methods.backbones.hub_clip_seg import HubCLIPSeg
 from methods.backbones.hub_group_vit import HubGroupViT
 from methods.backbones.pixels import IMAGENET_MEAN, IMAGENET_STD, normalise
 from methods.maskclip import denoise, smooth
+from miniature import tokenizer as clip_words
 from miniature.datamodule import Miniature
 from tests.methods.doubles import window_scores
-from tests.methods.tiny_models import save_clip_seg, save_group_vit
 from tests.running import REPOSITORY
 
 CLIP = "local-dir:miniature/weights/clip"
@@ -54,14 +54,56 @@ def ready(method: SegmentationMethod, words: Vocabulary = WORDS, protocol: Proto
     return method
 
 
+def special(length: int) -> dict[str, Any]:
+    words = clip_words.load()
+    ends = {"bos_token_id": words.bos_token_id, "eos_token_id": words.eos_token_id, "pad_token_id": words.pad_token_id}
+    return {"vocab_size": len(words), "max_position_embeddings": length, **ends}
+
+
+SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+
+
 @pytest.fixture(scope="module")
 def group_vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_group_vit(tmp_path_factory.mktemp("group_vit"))
+    """A GroupViT of a few layers with random weights: 64 pixels, two stages that part it into four and two groups."""
+    folder = tmp_path_factory.mktemp("group_vit")
+    torch.manual_seed(0)
+    stages = {"depths": [1, 1, 1], "num_group_tokens": [4, 2, 0], "num_output_groups": [4, 2, 2]}
+    vision = {**SMALL, "num_hidden_layers": 3, **stages, "image_size": 64, "patch_size": 8}
+    config = GroupViTConfig(
+        text_config={**SMALL, **special(32)}, vision_config=vision, projection_dim=12, projection_intermediate_dim=20
+    )
+    spread(GroupViTModel(config)).save_pretrained(folder)
+    clip_words.load().save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
 def clip_seg(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_clip_seg(tmp_path_factory.mktemp("clip_seg"))
+    """A CLIPSeg of a few layers with random weights, which reads two of them."""
+    folder = tmp_path_factory.mktemp("clip_seg")
+    torch.manual_seed(0)
+    config = CLIPSegConfig(
+        text_config={**SMALL, **special(32)},
+        vision_config={**SMALL, "num_hidden_layers": 3, "image_size": 32, "patch_size": 8},
+        projection_dim=12,
+        extract_layers=[0, 2],
+        reduce_dim=8,
+        decoder_num_attention_heads=2,
+        decoder_intermediate_size=16,
+    )
+    spread(CLIPSegForImageSegmentation(config)).save_pretrained(folder)
+    clip_words.load().save_pretrained(folder)
+    return folder
+
+
+def spread(model: torch.nn.Module) -> torch.nn.Module:
+    """Fresh weights are so small that all pictures look alike; a fixed factor makes them differ."""
+    with torch.no_grad():
+        for weights in model.parameters():
+            if weights.ndim > 1:
+                weights.mul_(4)
+    return model
 
 
 def loaded(model: Any) -> Any:
@@ -73,7 +115,7 @@ def loaded(model: Any) -> Any:
 
 
 @torch.inference_mode()
-def test_tokens_are_open_clips_own_projected_like_its_images() -> None:
+def test_tokens_are_open_clips_own_projected_like_its_pictures() -> None:
     clip = loaded(patches())
     images = pictures(2, 32, 32)
     visual = clip.clip.model.visual
@@ -84,7 +126,7 @@ def test_tokens_are_open_clips_own_projected_like_its_images() -> None:
     expected = F.normalize(tokens @ visual.proj, dim=-1).transpose(1, 2).unflatten(2, (8, 8))
     torch.testing.assert_close(found.embeddings, expected)
     assert found.extent == (0, 0, 32, 32)
-    # The projection is the one that images get.
+    # The projection is the one that pictures get.
     torch.testing.assert_close(F.normalize(pooled, dim=-1), clip.encode_images(images))
 
 
@@ -105,7 +147,7 @@ def test_scores_are_cosines_with_the_templates_mean() -> None:
 
 
 @torch.inference_mode()
-def test_padding_lies_outside_of_the_image() -> None:
+def test_padding_lies_outside_of_the_picture() -> None:
     clip = loaded(patches())
     found = clip.tokens(pictures(1, 30, 9))
     assert found.embeddings.shape[2:] == (8, 3)
@@ -347,7 +389,7 @@ def make(request: pytest.FixtureRequest, group_vit: Path, clip_seg: Path) -> Cal
 
 
 @torch.inference_mode()
-def test_images_of_any_size_and_vocabularies_of_any_length(make: Callable[[], SegmentationMethod]) -> None:
+def test_pictures_of_any_size_and_vocabularies_of_any_length(make: Callable[[], SegmentationMethod]) -> None:
     for words in (WORDS, CLOSED, Vocabulary(("cat",)), Vocabulary.from_class_names("cat")):
         method = ready(make(), words)
         for height, width in SIZES:
@@ -411,29 +453,28 @@ def test_a_size_that_is_no_whole_number_of_patches_is_named(clip_seg: Path) -> N
 
 # Their configurations.
 
-FILES = sorted((REPOSITORY / "configs" / "experiments" / "baselines").glob("*.yaml"))
-ROWS = [file for file in FILES if not file.stem.startswith("reco_")]
+CELLS = papers.read_paper(REPOSITORY / "configs" / "papers" / "baselines.yaml")
+RUN = [cell for cell in CELLS if cell.settings is not None]
 BENCHMARKS = {"voc21", "context60", "coco_object_tcl", "context59", "coco_stuff", "ade20k", "cityscapes"}
 
 
-def test_every_baseline_has_a_row_for_every_benchmark() -> None:
-    found = {row.stem for row in ROWS}
-    assert found == {
+def test_every_baseline_has_a_cell_for_every_benchmark() -> None:
+    assert {cell.name for cell in RUN} == {
         f"{name}_{data}" for name in ("clip_dense", "maskclip", "group_vit", "clip_seg") for data in BENCHMARKS
     }
-    for row in ROWS:
-        content = yaml.safe_load(row.read_text())
-        assert row.read_text().startswith("# ")
-        assert content["published"]["paper"] == "baselines"
-        assert (content["published"]["value"] is None) == content["published"]["table"].startswith("in none")
-        assert content["protocol"] == "../../protocols/tcl.yaml"
-        assert row.stem == f"{Path(content['method']).stem}_{Path(content['data']).stem}"
+    for cell in RUN:
+        settings = cell.settings or {}
+        assert cell.note
+        assert cell.published.paper == "baselines"
+        assert (cell.published.value is None) == cell.published.table.startswith("in none")
+        assert Path(settings["protocol"]).name == "tcl.yaml"
+        assert cell.name == f"{Path(settings['method']).stem}_{Path(settings['data']).stem}"
 
 
-def test_rows_parse_and_name_the_published_models() -> None:
+def test_cells_parse_and_name_the_published_models() -> None:
     parser = evaluate.parser()
-    parsed = {row: parser.parse_args(["--config", str(row)]) for row in ROWS if row.stem.endswith(("voc21", "ade20k"))}
-    named = {row.stem: each.method.init_args for row, each in parsed.items()}
+    parsed = {cell.name: parser.parse_args(cell.arguments()) for cell in RUN if cell.name.endswith(("voc21", "ade20k"))}
+    named = {name: each.method.init_args for name, each in parsed.items()}
     assert named["group_vit_voc21"].model.init_args.name == "nvidia/groupvit-gcc-yfcc"
     assert named["group_vit_ade20k"].model.init_args.name == "nvidia/groupvit-gcc-redcaps"
     assert named["clip_seg_ade20k"].model.init_args.name == "CIDAS/clipseg-rd64-refined"
@@ -443,7 +484,6 @@ def test_rows_parse_and_name_the_published_models() -> None:
 
 
 def test_reco_is_given_as_published_for_every_benchmark() -> None:
-    quoted = {file.stem.removeprefix("reco_"): read_quoted(file) for file in FILES if file not in ROWS}
+    quoted = {cell.name.removeprefix("reco_"): cell.published for cell in CELLS if cell.settings is None}
     assert set(quoted) == BENCHMARKS
-    assert all(each is not None and each.row == "ReCo" and each.value is not None for each in quoted.values())
-    assert read_quoted(ROWS[0]) is None
+    assert all(published.row == "ReCo" and published.value is not None for published in quoted.values())

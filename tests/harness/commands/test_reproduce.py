@@ -1,4 +1,4 @@
-"""``ovseg reproduce``: every row of the papers' tables is an experiment, and what is printed comes from its run."""
+"""``ovseg reproduce``: every cell of the papers' tables is an experiment, and what is printed comes from its run."""
 
 import csv
 import json
@@ -12,13 +12,14 @@ import yaml
 
 from harness import ConfigurationError
 from harness.artifacts.stage import StageReport
-from harness.commands import evaluate
+from harness.commands import evaluate, passes
 from harness.commands.arguments import Parser, plain
-from harness.commands.rows import Task, parse_row, run_name
+from harness.commands.cells import ParsedCell, parse_cell, run_name
 from harness.method.part import required_by
 from harness.results.run_directory import differences
-from harness.studies import costs, reproduction
-from harness.studies.reproduction import Measured, Published, Row
+from harness.studies import costs, papers, reproduction
+from harness.studies.papers import Published
+from harness.studies.reproduction import CellResult
 from methods.backbones import HubViT, OpenCLIP
 from methods.fossil.captions import Captions
 from methods.fossil.collection import Collection
@@ -27,7 +28,7 @@ from methods.support.nouns import SpacyNouns
 from tests.datamodules import trees
 from tests.running import REPOSITORY, SQUARES, Outcome, Ranks, integers
 
-CONFIGS = REPOSITORY / "configs" / "experiments"
+CONFIGS = REPOSITORY / "configs" / "papers"
 PAPERS = ("clip_diy", "fossil", "freeseg_diff", "ovdiff")
 # How many rows x benchmarks each table reports for the paper's own method, with those of the releases in Table 1.
 # OVDiff's Table 3 has no "stuff" filter to take out on VOC, which has no stuff.
@@ -52,45 +53,35 @@ def parser() -> Parser:
     return evaluate.parser()
 
 
-ROWS = {f"{row.paper}/{row.name}": row for paper in PAPERS for row in reproduction.papers(CONFIGS)[paper]}
+CELLS = {f"{cell.paper}/{cell.name}": cell for paper in PAPERS for cell in papers.resolve(paper, CONFIGS)}
 
 
 def of_clusters(name: str) -> bool:
-    """Whether a row is another one's with K = 3 or 5 in the place of 4."""
+    """Whether a cell is another one's with K = 3 or 5 in the place of 4."""
     return name.startswith("freeseg_diff/") and ("_k3_" in name or "_k5_" in name)
 
 
-def content(name: str) -> tuple[dict[str, Any], Published]:
-    """A row's file and its ``published``; the settings of its block are read as well."""
-    read = yaml.safe_load(ROWS[name].file.read_text())
-    published = Published(**read.pop("published"))
-    if "\n" in read.get("config", ""):
-        read["config"] = yaml.safe_load(read["config"])
-    return read, published
-
-
 @pytest.fixture(scope="module")
-def tasks(parser: Parser) -> dict[str, Task]:
-    """The rows, parsed as ``ovseg evaluate`` would; those of another K are like their siblings, see below."""
-    rows = {name: row for name, row in ROWS.items() if not of_clusters(name)}
-    parsed = {name: parse_row(parser, row, [], None, Path("runs")) for name, row in rows.items()}
-    return {name: task for name, task in parsed.items() if isinstance(task, Task)}
+def tasks(parser: Parser) -> dict[str, ParsedCell]:
+    """The cells, parsed as ``ovseg evaluate`` would; those of another K are like their siblings, see below."""
+    cells = {name: cell for name, cell in CELLS.items() if not of_clusters(name)}
+    return {name: parse_cell(parser, cell, [], None, Path("runs")) for name, cell in cells.items()}
 
 
-def settings(task: Task) -> dict[str, Any]:
+def settings(task: ParsedCell) -> dict[str, Any]:
     """All that determines a row's integers."""
     return {key: plain(task.parsed[key]) for key in ("method", "data", "protocol", "seed")}
 
 
-def changed(tasks: dict[str, Task], base: str, row: str) -> set[str]:
+def changed(tasks: dict[str, ParsedCell], base: str, row: str) -> set[str]:
     """The settings in which a row differs from another one, by the last part of their names."""
     found = differences(settings(tasks[base]), settings(tasks[row]))
     return {each.partition(":")[0].replace(".init_args", "").replace(".class_path", "") for each in found}
 
 
 def test_every_table_has_its_rows() -> None:
-    published = {name: content(name)[1] for name in ROWS}
-    found = {paper: Counter(p.table for name, p in published.items() if ROWS[name].paper == paper) for paper in PAPERS}
+    published = {name: cell.published for name, cell in CELLS.items()}
+    found = {paper: Counter(p.table for name, p in published.items() if CELLS[name].paper == paper) for paper in PAPERS}
     assert found == COUNTS
     for name, each in published.items():
         paper, _, row = name.partition("/")
@@ -99,29 +90,29 @@ def test_every_table_has_its_rows() -> None:
         # Numbers that our copy of the paper has only as a picture.
         assert (each.value is None) == (paper == "ovdiff" and each.table in ("Table 2", "Table 3")), name
         assert (each.score == "per_image_miou") == (paper == "freeseg_diff" and row.endswith("_release")), name
-        assert ROWS[name].file.read_text().startswith("# "), name
+        assert CELLS[name].note, name
 
 
 def test_rows_of_another_k_differ_in_it_alone() -> None:
-    others = [name for name in ROWS if of_clusters(name)]
+    others = [name for name in CELLS if of_clusters(name)]
     assert len(others) == 44
     for name in others:
         clusters = 3 if "_k3_" in name else 5
-        mine, published = content(name)
-        four, known = content(name.replace(f"_k{clusters}_", "_k4_"))
-        assert mine["config"].pop("method.init_args.regions.init_args.clusters") == clusters, name
-        assert mine | {"config": mine["config"] or None} == {"config": None} | four, name
-        assert published.row == known.row.replace("K = 4", f"K = {clusters}"), name
+        cell, four = CELLS[name], CELLS[name.replace(f"_k{clusters}_", "_k4_")]
+        settings = dict(cell.settings or {})
+        assert settings.pop("method.regions.num_clusters") == clusters, name
+        assert settings == four.settings, name
+        assert cell.published.row == four.published.row.replace("K = 4", f"K = {clusters}"), name
 
 
 @pytest.mark.slow
 def test_rows_of_another_k_parse(parser: Parser) -> None:
-    for name in filter(of_clusters, ROWS):
-        parsed = parse_row(parser, ROWS[name], [], None, Path("runs")).parsed
+    for name in filter(of_clusters, CELLS):
+        parsed = parse_cell(parser, CELLS[name], [], None, Path("runs")).parsed
         assert parsed.method.init_args.regions.init_args.clusters == (3 if "_k3_" in name else 5)
 
 
-def test_equal_experiments_share_a_run_and_no_others(tasks: dict[str, Task]) -> None:
+def test_equal_experiments_share_a_run_and_no_others(tasks: dict[str, ParsedCell]) -> None:
     by_run: dict[str, list[str]] = {}
     for name, task in tasks.items():
         by_run.setdefault(task.run, []).append(name)
@@ -135,7 +126,7 @@ def test_equal_experiments_share_a_run_and_no_others(tasks: dict[str, Task]) -> 
     assert tasks["clip_diy/table1_vitb16_voc21"].run not in {tasks[name].run for name in together}
 
 
-def test_rows_change_what_their_tables_name_and_nothing_else(tasks: dict[str, Task]) -> None:
+def test_rows_change_what_their_tables_name_and_nothing_else(tasks: dict[str, ParsedCell]) -> None:
     base = "freeseg_diff/table1_voc21"
     for name in tasks:
         table = name.partition("/")[2].partition("_")[0]
@@ -162,10 +153,10 @@ def test_rows_change_what_their_tables_name_and_nothing_else(tasks: dict[str, Ta
     assert threshold["background_threshold"] == 0.72
 
 
-def test_blocks_have_the_resolution_that_they_are_named_by(tasks: dict[str, Task]) -> None:
+def test_blocks_have_the_resolution_that_they_are_named_by(tasks: dict[str, ParsedCell]) -> None:
     """Stable Diffusion at 512 pixels: 64 x 64 latents, halved by every block down, doubled by every block up."""
     for name, task in tasks.items():
-        if task.published.table not in ("Table 4", "Table 6", "Table 7") or task.row.paper != "freeseg_diff":
+        if task.published.table not in ("Table 4", "Table 6", "Table 7") or task.cell.paper != "freeseg_diff":
             continue
         extractor = settings(task)["method"]["init_args"]["regions"]["init_args"]["extractor"]["init_args"]
         wanted = {int(part) for part in task.published.row.partition(",")[0].split("+")}
@@ -180,7 +171,7 @@ def test_blocks_have_the_resolution_that_they_are_named_by(tasks: dict[str, Task
         assert f"K = {clusters}," in task.published.row, name
 
 
-def test_fossil_has_table_3s_hyper_parameters(tasks: dict[str, Task]) -> None:
+def test_fossil_has_table_3s_hyper_parameters(tasks: dict[str, ParsedCell]) -> None:
     expected = {"context59": (70, 10, 0.7), "coco_stuff": (95, 25, 0.5), "ade20k": (150, 10, 0.5)}
     expected["cityscapes"] = (95, 30, 0.55)
     for data, values in expected.items():
@@ -193,35 +184,34 @@ def test_fossil_has_table_3s_hyper_parameters(tasks: dict[str, Task]) -> None:
 
 @pytest.fixture
 def configs(tmp_path: Path) -> Path:
-    """A folder of rows: three that run, one of which is the same experiment as another, and one without its data."""
-    folder = tmp_path / "experiments" / "squares"
-    folder.mkdir(parents=True)
-    published = {"paper": "squares", "table": "Table 1", "benchmark": "squares | <b>"}
+    """A folder of papers: one of three cells that run, two of them the same experiment, and one without its data."""
+    folder = tmp_path / "papers"
+    folder.mkdir()
 
-    def row(name: str, value: float | None, block: dict[str, Any], **more: Any) -> None:
-        content = {"config": str(SQUARES), "published": {**published, "row": name, "value": value, **more}}
-        text = yaml.safe_dump(content, sort_keys=False)
-        if block:
-            # What comes before ``config`` is its base: the row's own settings go into one more file.
-            (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump({"config": str(SQUARES)}))
-            text = text.replace(f"config: {SQUARES}", "config: |\n" + _block(block), 1)
-        (folder / f"{name}.yaml").write_text(text)
+    def row(name: str, value: float | None, settings: dict[str, Any], **more: Any) -> dict[str, Any]:
+        return {"id": name, "name": name, "set": settings, "published": {"value": value, **more}}
 
-    def _block(block: dict[str, Any]) -> str:
-        whole = yaml.safe_load(SQUARES.read_text())
-        for key, value in block.items():
-            part, _, name = key.partition(".")
-            whole[part].setdefault("init_args", {})[name] = value
-        return "".join(f"  {line}\n" for line in yaml.safe_dump(whole).splitlines()).rstrip("\n")
+    rows = [
+        row("a_patch4", 90.0, {}, tolerance=40.0),
+        row("b_patch16", 1.25, {"method.patch": 16}, tolerance=0.5, score="per_image_miou", deviation=0.2),
+        row("c_same", None, {}),
+        row("d_voc", 50.0, {"data": "datamodules.VOC21"}),
+    ]
+    table = {"name": "Table 1", "columns": [{"name": "squares | <b>"}], "rows": rows}
+    write_paper(folder, {"set": {"config": str(SQUARES)}, "tables": [table]})
+    return folder
 
-    row("a_patch4", 90.0, {}, tolerance=40.0)
-    row("b_patch16", 1.25, {"method.patch": 16}, tolerance=0.5, score="per_image_miou", deviation=0.2)
-    row("c_same", None, {})
-    row("d_voc", 50.0, {})
-    voc = (folder / "d_voc.yaml").read_text()
-    changed = f"config: {SQUARES}\ndata: {{class_path: datamodules.VOC21}}"
-    (folder / "d_voc.yaml").write_text(voc.replace(f"config: {SQUARES}", changed))
-    return folder.parent
+
+def write_paper(folder: Path, paper: dict[str, Any]) -> None:
+    """Write the paper file ``squares``."""
+    (folder / "squares.yaml").write_text(yaml.safe_dump(paper, sort_keys=False))
+
+
+def add_table(folder: Path, row: dict[str, Any]) -> None:
+    """Add a table of one row to the paper file ``squares``."""
+    paper = yaml.safe_load((folder / "squares.yaml").read_text())
+    paper["tables"].append({"name": "Table 9", "columns": [{"name": "squares"}], "rows": [row]})
+    write_paper(folder, paper)
 
 
 def test_measured_stands_beside_published(configs: Path, ovseg: Callable[..., Outcome], tmp_path: Path) -> None:
@@ -230,6 +220,8 @@ def test_measured_stands_beside_published(configs: Path, ovseg: Callable[..., Ou
     done = ovseg(*line)
     assert done.code == 0, done.err
     assert "did not run: d_voc: voc21: the folder" in done.out
+    # The two runs of three cells share a pass; the cell that lacks its data stops none of them.
+    assert done.out.count("these 2 runs in one pass over the data") == 1
     found = {each["row"]: each for each in json.loads((folder / "table.json").read_text())["found"]}
     assert list(found) == ["a_patch4", "b_patch16", "c_same"]
     for each in found.values():
@@ -260,6 +252,23 @@ def test_measured_stands_beside_published(configs: Path, ovseg: Callable[..., Ou
     assert {file: json.loads(file.read_text())["seconds"] for file in folder.glob("*/results.json")} == seconds
 
 
+def test_cells_of_a_pass_that_fails_run_one_by_one(
+    configs: Path, ovseg: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate_group = passes.evaluate_group
+
+    def failing(built: Parser, parsed: list[Any]) -> Any:
+        if len(parsed) > 1:
+            raise ConfigurationError("one of them is wrong")
+        return evaluate_group(built, parsed)
+
+    monkeypatch.setattr(passes, "evaluate_group", failing)
+    done = ovseg("reproduce", "squares", "--configs", configs, "--run_dir", tmp_path / "out")
+    assert done.code == 0, done.err
+    found = json.loads((tmp_path / "out" / "table.json").read_text())["found"]
+    assert [each["row"] for each in found] == ["a_patch4", "b_patch16", "c_same"]
+
+
 def test_nothing_that_can_run_is_exit_code_2(configs: Path, ovseg: Callable[..., Outcome], tmp_path: Path) -> None:
     failed = ovseg("reproduce", "squares/d_voc", "--configs", configs, "--run_dir", tmp_path / "out")
     assert failed.code == 2
@@ -276,8 +285,7 @@ def test_a_wrong_path_is_said(given: str, configs: Path, ovseg: Callable[..., Ou
 
 
 def test_what_is_quoted_is_printed_and_not_run(configs: Path, ovseg: Callable[..., Outcome], tmp_path: Path) -> None:
-    published = {"paper": "squares", "table": "Table 9", "row": "else", "benchmark": "squares", "value": 12.5}
-    (configs / "squares" / "e_quoted.yaml").write_text(yaml.safe_dump({"published": published}))
+    add_table(configs, {"id": "e_quoted", "name": "else", "quoted": True, "published": 12.5})
     folder = tmp_path / "out"
     for what, rows in (("squares/e_quoted", ["e_quoted"]), ("squares/c_same", ["c_same", "e_quoted"])):
         done = ovseg("reproduce", what, "--configs", configs, "--run_dir", folder)
@@ -288,11 +296,11 @@ def test_what_is_quoted_is_printed_and_not_run(configs: Path, ovseg: Callable[..
     dry = ovseg("reproduce", "squares", "--configs", configs, "--run_dir", folder, "--dry_run")
     assert dry.code == 0, dry.err
     assert "given as published only: e_quoted\n" in dry.out
-    assert "of 4 rows can run here" in dry.out
-    (configs / "squares" / "e_quoted.yaml").write_text("published: {paper: squares, tabel: 1}")
+    assert "of 4 cells can run here" in dry.out
+    add_table(configs, {"id": "f_quoted", "name": "else", "quoted": True, "published": {"valeu": 1}})
     wrong = ovseg("reproduce", "squares", "--configs", configs, "--run_dir", folder)
     assert wrong.code == 2
-    assert "e_quoted.yaml" in wrong.err
+    assert "squares.yaml: cell 'f_quoted' has no setting 'valeu' (did you mean 'value'?)" in wrong.err
 
 
 @pytest.mark.parametrize("columns", [None, "80"])
@@ -339,45 +347,83 @@ def test_two_ranks_find_the_same(configs: Path, ranks: Ranks, ovseg: Callable[..
 
 
 def test_a_wrong_row_stops_all_before_the_first(configs: Path, ovseg: Callable[..., Outcome], tmp_path: Path) -> None:
-    (configs / "squares" / "e_wrong.yaml").write_text(f"config: {SQUARES}\npublished: {{paper: x}}\n")
+    add_table(configs, {"id": "e_wrong", "name": "wrong", "set": {"method.pach": 3}, "published": 1})
     failed = ovseg("reproduce", "squares", "--configs", configs, "--run_dir", tmp_path / "out")
     assert failed.code == 2
     assert "squares/e_wrong" in failed.err
     assert not (tmp_path / "out").exists()
-    (configs / "squares" / "e_wrong.yaml").write_text(f"config: {SQUARES}\n")
-    assert "no section 'published'" in ovseg("reproduce", "squares", "--configs", configs).err
+    add_table(configs, {"id": "f_wrong", "name": "wrong"})
+    assert "a row needs 'published'" in ovseg("reproduce", "squares", "--configs", configs).err
+    write_paper(configs, {"tables": [{"name": "x", "columns": [{"name": "y"}], "rows": [{"name": "z"}] * 2}]})
+    assert "squares.yaml: a row needs 'published'" in ovseg("reproduce", "squares", "--configs", configs).err
+
+
+def test_cells_have_names_of_their_own(configs: Path) -> None:
+    row = {"id": "a_patch4", "name": "again", "published": 1}
+    add_table(configs, row)
+    with pytest.raises(ConfigurationError, match="two of its cells have the name 'a_patch4'"):
+        papers.read_paper(configs / "squares.yaml")
+
+
+def test_special_settings_win_over_general_ones(configs: Path) -> None:
+    """Paper, table, column, row, cell; and flags come before those that refine them."""
+    columns = [{"id": "x", "name": "X", "set": {"method.a": "column", "method.c": "column"}}, {"id": "y", "name": "Y"}]
+    cell = {"value": 1, "set": {"method.d": "cell"}, "note": "Of the cell."}
+    given = {"x": cell, "y": None}
+    row = {"id": "r", "name": "R", "set": {"method.c": "row", "method.d": "row"}, "published": given, "note": "Of R."}
+    table = {
+        "id": "t",
+        "name": "T",
+        "set": {"method.a": "table", "method.b": "table"},
+        "columns": columns,
+        "rows": [row],
+    }
+    whole = {"set": {"method.b": "paper", "method": "m.M", "config": "x"}, "tolerance": 3, "tables": [table]}
+    write_paper(configs, whole)
+    first, second = papers.read_paper(configs / "squares.yaml")
+    assert (first.name, second.name) == ("t_r_x", "t_r_y")
+    assert first.settings == {"config": "x", "method": "m.M"} | {
+        f"method.{key}": value for key, value in {"a": "column", "b": "table", "c": "row", "d": "cell"}.items()
+    }
+    assert list(first.settings)[:2] == ["config", "method"]
+    assert (first.note, second.note) == ("Of R. Of the cell.", "Of R.")
+    assert second.published == Published("squares", "T", "R", "Y", None, tolerance=3)
+    row["published"] = {"z": 1}
+    write_paper(configs, whole)
+    with pytest.raises(ConfigurationError, match="row 'R': there is no column 'z'"):
+        papers.read_paper(configs / "squares.yaml")
 
 
 @pytest.mark.parametrize(
     ("wanted", "said"),
     [
         ("square", "no paper 'square' (did you mean 'squares'?)"),
-        ("squares/a_patch", "no row 'a_patch' (did you mean 'a_patch4'?)"),
-        ("squares/../../squares", "no row '../../squares'"),
-        ("../experiments/squares", "no paper '..'"),
-        ("squares/", "no row ''"),
+        ("squares/a_patch", "no cell 'a_patch' (did you mean 'a_patch4'?)"),
+        ("squares/../../squares", "no cell '../../squares'"),
+        ("../papers/squares", "no paper '..'"),
+        ("squares/", "no cell ''"),
         (".", "no paper '.'"),
     ],
 )
-def test_only_names_of_files_are_rows(wanted: str, said: str, configs: Path) -> None:
+def test_only_names_of_papers_and_cells_are_known(wanted: str, said: str, configs: Path) -> None:
     with pytest.raises(ConfigurationError) as error:
-        reproduction.resolve(wanted, configs)
+        papers.resolve(wanted, configs)
     assert said in str(error.value)
 
 
 def test_the_configs_of_the_checkout_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    assert set(reproduction.papers(reproduction.default_folder())) == {*PAPERS, "baselines", "miniature"}
-    (tmp_path / "configs" / "experiments" / "own").mkdir(parents=True)
+    assert set(papers.find_papers(papers.default_folder())) == {*PAPERS, "baselines", "miniature"}
+    (tmp_path / "configs" / "papers").mkdir(parents=True)
     with pytest.raises(ConfigurationError, match="--configs"):
-        reproduction.papers(reproduction.default_folder())
+        papers.find_papers(papers.default_folder())
 
 
 def test_flags_that_change_no_integer_change_no_directory(parser: Parser) -> None:
-    row = Row("miniature", "clip_diy", CONFIGS / "miniature" / "clip_diy.yaml")
+    (cell,) = papers.resolve("miniature/clip_diy", CONFIGS)
 
     def name(*flags: str) -> str:
-        return run_name(parse_row(parser, row, list(flags), None, Path("runs")).parsed)
+        return run_name(parse_cell(parser, cell, list(flags), None, Path("runs")).parsed)
 
     assert name() == name("--data.batch_size=3", "--trainer.devices=2", "--published.tolerance=2")
     assert len({name(), name("--method.overlap=0.5"), name("--data.limit=9"), name("--protocol.stride=24")}) == 4
@@ -406,13 +452,13 @@ def test_a_dry_run_names_what_is_missing_and_runs_nothing(
     assert said.code == 0, said.err
     assert not (tmp_path / "out").exists()
     assert f"missing data: voc21: the folder {tmp_path}/VOCdevkit/VOC2012/JPEGImages is missing" in said.out
-    assert "3 of 4 rows can run here: a_patch4, b_patch16, c_same" in said.out
+    assert "3 of 4 cells can run here: a_patch4, b_patch16, c_same" in said.out
     # Five squares a row at an hour each; VOC's 1449 pictures are known without having them.
     assert "CPU-hours on slow, 1 thread" in said.out
     assert "GPU" not in said.out
-    assert f"about {3 * 5 + 1449}.00 for the pictures of 4 rows" in said.out
+    assert f"about {3 * 5 + 1449}.00 for the images of 4 cells" in said.out
     trees.voc(tmp_path)
-    assert "4 of 4 rows can run here" in ovseg(*line, "--data_root", tmp_path).out
+    assert "4 of 4 cells can run here" in ovseg(*line, "--data_root", tmp_path).out
 
 
 def test_needs_are_read_off_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -467,10 +513,10 @@ def test_hours_count_what_is_made_once_once() -> None:
         costs.Rate("m.M", "cpu: slow, 1 thread", 1, (), "last"),
     ]
     plans = [
-        costs.Plan("a", "m.M", 200, ("cat", "dog")),
-        costs.Plan("b", "m.M", 100, ("dog", "cow")),
-        costs.Plan("c", "m.M", None, ("hen",)),
-        costs.Plan("d", "m.Other", 5, ("cat",)),
+        costs.Workload("a", "m.M", 200, ("cat", "dog")),
+        costs.Workload("b", "m.M", 100, ("dog", "cow")),
+        costs.Workload("c", "m.M", None, ("hen",)),
+        costs.Workload("d", "m.Other", 5, ("cat",)),
     ]
     found = costs.estimate(plans, rates)
     assert found.pictures == {"a": 1.0, "b": 0.5}
@@ -489,7 +535,7 @@ def test_a_run_is_a_rate_for_the_next_dry_run(
     rates = ["--rates", tmp_path / "none.json"]
     assert "no rate was measured for tinyseg.NearestColour" in ovseg(*line, *rates, "--dry_run").out
     assert ovseg(*line).code == 0
-    assert "a picture by the run of b_patch16" in ovseg(*line, *rates, "--dry_run").out
+    assert "an image by the run of b_patch16" in ovseg(*line, *rates, "--dry_run").out
 
 
 def test_only_stages_made_whole_have_a_rate() -> None:
@@ -501,11 +547,11 @@ def test_only_stages_made_whole_have_a_rate() -> None:
 
 def test_a_table_is_read_as_it_was_written(tmp_path: Path) -> None:
     published = Published("p", "t", "r", "b", 50.0, 1.0, "per_image_miou", 0.2, 70.0)
-    one = Measured("a", published, "run", 40.0, 49.5, 80.0, 10, True, None, "m.M", "cuda: X", 3.5, ({"name": "s"},))
+    one = CellResult("a", published, "run", 40.0, 49.5, 80.0, 10, True, None, "m.M", "cuda: X", 3.5, ({"name": "s"},))
     reproduction.write(tmp_path, "p", [one])
     assert reproduction.read(tmp_path) == {"a": one}
     assert one.within is True
-    assert Measured("a", published, miou=50.0, per_image_miou=51.1).within is False
+    assert CellResult("a", published, miou=50.0, per_image_miou=51.1).within is False
     (tmp_path / "table.json").write_text("{}")
     with pytest.raises(ConfigurationError, match="--run_dir"):
         reproduction.read(tmp_path)

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from harness import ConfigurationError, RunError, Sample
-from harness.commands import together
+from harness.commands import passes
 from harness.commands.arguments import resolve_names
 from harness.commands.evaluate import evaluate_parsed, parser
-from harness.commands.together import evaluate_together, groups
+from harness.commands.passes import evaluate_in_passes, groups
 from harness.engine.evaluation import Evaluation
 from harness.results.records import Record, read_lines
 from methods import ClipDIY
@@ -98,7 +98,7 @@ def parsed(given: list[list[str]]) -> list[Any]:
 
 
 def together_in_order(*given: Any) -> list[Evaluation]:
-    return [evaluation for _, evaluation in sorted(evaluate_together(*given), key=lambda pair: pair[0])]
+    return [evaluation for _, evaluation in sorted(evaluate_in_passes(*given), key=lambda pair: pair[0])]
 
 
 @pytest.fixture(scope="module")
@@ -362,7 +362,7 @@ def test_every_field_of_a_protocol_is_said_to_matter_or_not() -> None:
     from harness import Protocol
 
     reading = {"resize", "size", "interpolation", "class_names", "ignore_label", "labels", "label_size"}
-    assert {field.name for field in fields(Protocol)} == reading | together.AFTER_READING
+    assert {field.name for field in fields(Protocol)} == reading | passes.AFTER_READING
 
 
 def test_what_a_constructor_refuses_is_one_sentence(tmp_path: Path, store: Path) -> None:

@@ -5,7 +5,7 @@ import sys
 
 from harness import OvsegError
 from harness.commands.evaluate import parser
-from harness.commands.together import evaluate_together
+from harness.commands.passes import evaluate_in_passes
 from harness.system import distributed
 
 if __name__ == "__main__":
@@ -13,7 +13,7 @@ if __name__ == "__main__":
     built = parser()
     parsed = [built.parse_args(arguments) for arguments in json.loads(sys.argv[1])]
     try:
-        evaluations = [evaluation for _, evaluation in evaluate_together(built, parsed)]
+        evaluations = [evaluation for _, evaluation in evaluate_in_passes(built, parsed)]
         print(json.dumps([str(evaluation.directory.path) for evaluation in evaluations]))
     except OvsegError as error:
         print(error, file=sys.stderr)

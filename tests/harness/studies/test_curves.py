@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from harness.studies.curves import curve_parameter, labels, plotted
-from harness.studies.study import MIOU, Outcome, Point, Search, Study, read_sweep
+from harness.studies.study import MIOU, Point, PointResult, Search, Study, read_sweep
 from harness.studies.suggestions import Space, Suggestion, drawn, parameter
 from tests.running import REPOSITORY
 
@@ -35,8 +35,8 @@ def searched(space: Space, count: int) -> Study:
 
 def figure(study: Study) -> Figure:
     """As it is written, with a score for every point."""
-    outcomes = [Outcome(row, MIOU, None, Path(), 50.0 + number) for number, row in enumerate(study.rows)]
-    made = plotted(study, outcomes)
+    results = [PointResult(row, MIOU, None, Path(), 50.0 + number) for number, row in enumerate(study.rows)]
+    made = plotted(study, results)
     made.canvas.draw()
     return made
 

@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from harness import ConfigurationError
-from harness.studies.study import Outcome as Found
 from harness.studies.study import Point, Study, body, folder_of, header, read_sweep, read_table
+from harness.studies.study import PointResult as Found
 from tests.running import SQUARES, Outcome, Ranks
 
 ROWS = [

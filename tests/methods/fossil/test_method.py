@@ -13,6 +13,7 @@ from harness import ArtifactStore, ConfigurationError, OvsegError, Protocol, Sam
 from harness.artifacts.precompute import precompute
 from harness.commands.evaluate import parser
 from harness.method.windows import Box
+from harness.studies import papers
 from methods.backbones import DenseFeatures, DiffusersTextToImage, HubViT, OpenCLIP
 from methods.fossil.captions import Captions
 from methods.fossil.clustering import KMeans
@@ -82,12 +83,7 @@ class Bench:
         nouns = RuleNouns(["cat", "boat", "grass", "water", "sun"])
         collection = Collection(Captions(self.folder / "captions.txt"), nouns, shard=4)
         extractor = settings.pop("extractor", None) or DenseFeatures(HubViT("./miniature/weights/dino"), size=48)
-        given = {
-            "attribution": Attribution("daam", resolution=16),
-            "num_references": 4,
-            "num_prototypes": 2,
-            **settings,
-        }
+        given = {"attribution": Attribution("daam", resolution=16), "references": 4, "prototypes": 2, **settings}
         method = FOSSIL(
             Counted(self.painter), extractor, OpenCLIP("local-dir:miniature/weights/clip"), collection, **given
         )
@@ -282,11 +278,11 @@ def test_nothing_after_feature_extraction_paints_or_extracts_again(bench: Bench)
     for change, searched in (
         ({}, []),
         ({"gamma": 0.9}, []),
-        ({"num_prototypes": 3}, []),
+        ({"prototypes": 3}, []),
         ({"sigmoid": "mixed"}, []),
         ({"clustering": KMeans(seed=1)}, []),
         ({"regions": Bright()}, []),
-        ({"num_references": 3}, [3]),
+        ({"references": 3}, [3]),
         ({"words": Vocabulary(("grass", "boat", "cat"))}, []),
         ({"words": Vocabulary(("grass", "sun", "boat", "water"))}, [2]),
         ({"index": HNSWIndex()}, []),
@@ -302,7 +298,7 @@ def test_nothing_after_feature_extraction_paints_or_extracts_again(bench: Bench)
 
 
 def test_prototypes_are_centroids_of_the_nearest_references(bench: Bench) -> None:
-    method = bench.make(num_references=3, num_prototypes=2)
+    method = bench.make(references=3, prototypes=2)
     texts = method._texts
     entries = [bench.store.load(item.key)["text"].float() for item in texts.items()]
     visual = torch.cat([bench.store.load(item.key)["visual"].float() for item in texts.references.items()])
@@ -320,7 +316,7 @@ def test_prototypes_are_centroids_of_the_nearest_references(bench: Bench) -> Non
 
 
 def test_fewer_references_than_asked_for_are_all_taken(bench: Bench) -> None:
-    bank = bench.make(num_references=100, num_prototypes=50).assemble(bench.store)
+    bank = bench.make(references=100, prototypes=50).assemble(bench.store)
     everything = 9
     assert bank["count"].tolist() == [everything] * 3
     assert bank["prototypes"].shape == (3, everything, 128)
@@ -339,7 +335,7 @@ def test_captions_without_nouns_are_an_error(bench: Bench) -> None:
 
 @torch.inference_mode()
 @pytest.mark.parametrize("regions", [None, Bright()])
-def test_a_image_is_segmented_and_explained_by_captions(bench: Bench, regions: Any) -> None:
+def test_a_picture_is_segmented_and_explained_by_captions(bench: Bench, regions: Any) -> None:
     method = bench.make(regions=regions)
     sample = picture(RED, GREEN, BLUE, (200, 200, 200))
     labels = method.predict_image(sample)
@@ -356,8 +352,8 @@ def test_a_image_is_segmented_and_explained_by_captions(bench: Bench, regions: A
 @pytest.mark.parametrize(
     ("settings", "word"),
     [
-        ({"num_references": 0}, "references"),
-        ({"num_prototypes": 0}, "prototypes"),
+        ({"references": 0}, "references"),
+        ({"prototypes": 0}, "prototypes"),
         ({"gamma": 1.2}, "gamma"),
         ({"score_stride": 0}, "score_stride"),
         ({"sigmoid": "none"}, "sigmoid"),
@@ -373,16 +369,16 @@ def test_bad_settings_are_named(settings: dict[str, Any], word: str) -> None:
 @pytest.mark.parametrize(
     ("name", "numbers"),
     [
-        ("context", (70, 10, 0.7)),
-        ("stuff", (95, 25, 0.5)),
-        ("ade", (150, 10, 0.5)),
+        ("context59", (70, 10, 0.7)),
+        ("coco_stuff", (95, 25, 0.5)),
+        ("ade20k", (150, 10, 0.5)),
         ("cityscapes", (95, 30, 0.55)),
     ],
 )
-def test_table_3_is_a_configuration_each(name: str, numbers: tuple[int, int, float]) -> None:
+def test_table_3_is_a_cell_each(name: str, numbers: tuple[int, int, float]) -> None:
     built = parser()
-    files = ["configs/experiments/fossil_miniature.yaml", f"configs/methods/fossil_{name}.yaml"]
-    method = built.instantiate(built.parse_args([word for file in files for word in ("--config", file)])).method
+    (cell,) = papers.resolve(f"fossil/table1_{name}", papers.default_folder())
+    method = built.instantiate(built.parse_args([*cell.arguments(), "--data=configs/data/miniature.yaml"])).method
     assert (method.num_references, method.num_prototypes, method.gamma) == numbers
 
 
