@@ -1,4 +1,4 @@
-"""Names of methods, data sets and protocols; and parsing points that differ by a method's numbers alone."""
+"""Names of methods, data sets and protocols."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +9,7 @@ from harness.commands import evaluate
 from harness.commands.arguments import Parser, find_protocol, resolve_names
 from harness.system.errors import ConfigurationError
 from harness.system.plugins import DATA, METHODS, find
-from tests.running import SQUARES, Outcome
+from tests.running import REPOSITORY, SQUARES, Outcome
 
 BASE = [f"--config={SQUARES}", "--method.patch=2", "--method.delay=0.5"]
 
@@ -19,6 +19,20 @@ def parser(external: Path) -> Parser:
     return evaluate.parser()
 
 
+CONFIGS = REPOSITORY / "configs"
+PROTOCOLS = sorted(path.stem for path in (CONFIGS / "protocols").glob("*.yaml"))
+UNKNOWN = {
+    "method": (["--method", "ovdif", "--data", "miniature"], "method", "ovdif", "ovdiff"),
+    "method, one word": (["--method=ovdif", "--data=miniature"], "method", "ovdif", "ovdiff"),
+    "class path": (["--method.class_path", "ovdif", "--data", "miniature"], "method", "ovdif", "ovdiff"),
+    "help": (["--method.help", "ovdif"], "method", "ovdif", "ovdiff"),
+    "data": (["--method", "ovdiff", "--data", "miniatur"], "data set", "miniatur", "miniature"),
+    "protocol": (["--config", str(SQUARES), "--protocol", "tlc"], "protocol", "tlc", "tcl"),
+    "protocol, one word": (["--config", str(SQUARES), "--protocol=tlc"], "protocol", "tlc", "tcl"),
+}
+
+
+@pytest.mark.parametrize("case", UNKNOWN)
 @pytest.mark.parametrize("command", ["evaluate", "precompute"])
 def test_an_unknown_name_gets_a_suggestion_and_the_list(case: str, command: str, ovseg: Callable[..., Outcome]) -> None:
     arguments, kind, name, suggested = UNKNOWN[case]
