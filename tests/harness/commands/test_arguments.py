@@ -8,7 +8,7 @@ import pytest
 from harness.commands import evaluate
 from harness.commands.arguments import Parser, find_protocol, resolve_names
 from harness.system.errors import ConfigurationError
-from harness.system.plugins import DATA, METHODS, find
+from harness.system.plugins import DATA, METHODS, find_plugins
 from tests.running import REPOSITORY, SQUARES, Outcome
 
 BASE = [f"--config={SQUARES}", "--method.patch=2", "--method.delay=0.5"]
@@ -39,7 +39,7 @@ def test_an_unknown_name_gets_a_suggestion_and_the_list(case: str, command: str,
     outcome = ovseg(command, *arguments)
     assert (outcome.code, outcome.out) == (2, "")
     assert len(outcome.err.splitlines()) == 1, outcome.err
-    names = {"method": list(find(METHODS)), "data set": list(find(DATA)), "protocol": PROTOCOLS}[kind]
+    names = {"method": list(find_plugins(METHODS)), "data set": list(find_plugins(DATA)), "protocol": PROTOCOLS}[kind]
     start = f"ovseg {command}: there is no {kind} '{name}' (did you mean '{suggested}'?); {kind}s: {', '.join(names)}"
     assert outcome.err.startswith(start)
 
