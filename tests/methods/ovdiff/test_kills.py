@@ -62,8 +62,8 @@ def test_killed_ten_times_it_ends_with_the_same_bank_byte_for_byte(ranks: Ranks,
     assert {key: tensors for key, (tensors, _) in now.items()} == {
         key: tensors for key, (tensors, _) in expected.items()
     }
-    there = [int(n) for n in re.findall(r": (\d+) there", ended[0].out)]
-    made = [int(n) for n in re.findall(r", (\d+) made", ended[0].out)]
+    there = [int(n) for n in re.findall(r": (\d+) cached", ended[0].out)]
+    made = [int(n) for n in re.findall(r", (\d+) computed", ended[0].out)]
     assert sum(there) >= len(done)
     assert sum(there) + sum(made) == len(expected) == 3 * 12
     banks = [re.search(r"bank: (\w+)", each.out) for each in (whole, ended[0])]
