@@ -31,7 +31,7 @@ from harness.method.method import Evidence
 from harness.method.windows import cut
 from harness.results.records import Record, read_lines
 from harness.system.plugins import METHODS as METHODS_GROUP
-from harness.system.plugins import find
+from harness.system.plugins import find_plugins
 from miniature.world import CLASSES, draw_scene
 from tests.methods.tiny_models import save_clip_seg, save_group_vit
 from tests.running import REPOSITORY, Outcome, Ranks, images, integers, until
@@ -222,7 +222,7 @@ def ready(build: Callable[..., Ready]) -> Ready:
 
 def test_every_registered_method_is_covered(external: Path) -> None:
     """Ours, and the one of another package that the tests install, whose own tests cover it."""
-    registered = set(find(METHODS_GROUP)) - {"nearest_colour"}
+    registered = set(find_plugins(METHODS_GROUP)) - {"nearest_colour"}
     assert registered == set(METHODS), "add the method to METHODS and FREE in this file, and the promises below hold it"
     assert set(FREE) == set(METHODS)
 
