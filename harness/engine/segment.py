@@ -56,7 +56,7 @@ class Pictures(SegmentationData):
             elif path.is_file():
                 self._files.append(path)
             else:
-                raise DataError(f"the picture {path} is missing")
+                raise DataError(f"the image {path} is missing")
 
     @property
     def vocabulary(self) -> Vocabulary:
