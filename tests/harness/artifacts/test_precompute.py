@@ -21,12 +21,12 @@ NAMES = ["background", "corgi", "../bench", "dog & <b>cat</b>", "Ärmel", "[red]
 class Stage:
     """The settings of a scenario, and what its log says."""
 
-    def __init__(self, ranks: Ranks, folder: Path, **given: Any) -> None:
+    def __init__(self, ranks: Ranks, folder: Path, **settings: Any) -> None:
         self.ranks, self.log = ranks, folder / "calls.log"
-        self.given = {"names": NAMES, "log": str(self.log), "store": str(folder / "store")} | given
+        self.settings = {"names": NAMES, "log": str(self.log), "store": str(folder / "store")} | settings
 
     def start(self, count: int, **changed: Any) -> list[Any]:
-        return self.ranks.start(RANK, count, json.dumps(self.given | {"world_size": count} | changed))
+        return self.ranks.start(RANK, count, json.dumps(self.settings | {"world_size": count} | changed))
 
     def finish(self, started: list[Any]) -> list[dict[str, Any]]:
         outcomes = self.ranks.finish(started)
@@ -53,9 +53,9 @@ def stage(ranks: Ranks, tmp_path: Path) -> Stage:
 @pytest.fixture(scope="module")
 def reference(ranks: Ranks, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The bank of an undisturbed run in one process."""
-    (found,) = Stage(ranks, tmp_path_factory.mktemp("reference")).run(1)
-    assert found["bank"] == found["held"]
-    return str(found["bank"])
+    (result,) = Stage(ranks, tmp_path_factory.mktemp("reference")).run(1)
+    assert result["bank"] == result["held"]
+    return str(result["bank"])
 
 
 @pytest.mark.parametrize(("count", "shared"), [(1, True), (2, True), (3, False)])
@@ -63,15 +63,15 @@ def test_every_item_is_computed_once_and_all_ranks_hold_the_same_bank(
     count: int, shared: bool, stage: Stage, reference: str, tmp_path: Path
 ) -> None:
     folders = {} if shared else {"store": str(tmp_path / "store-{rank}")}
-    found = stage.run(count, paint={"seconds": 0.1}, **folders)
+    results = stage.run(count, paint={"seconds": 0.1}, **folders)
     assert stage.calls() == ONCE
-    assert {each["bank"] for each in found} == {each["held"] for each in found} == {reference}
-    assert [sum(made) for made in found[0]["made"]] == [len(NAMES)] * 2
-    assert found[0]["copied"] == ([0, 0] if shared else [len(NAMES)] * 2)
-    assert all(len(each["keys"]) == 2 * len(NAMES) and each["keys"] == found[0]["keys"] for each in found)
+    assert {result["bank"] for result in results} == {result["held"] for result in results} == {reference}
+    assert [sum(made) for made in results[0]["made"]] == [len(NAMES)] * 2
+    assert results[0]["copied"] == ([0, 0] if shared else [len(NAMES)] * 2)
+    assert all(len(result["keys"]) == 2 * len(NAMES) and result["keys"] == results[0]["keys"] for result in results)
     again = stage.run(count, **folders)
     assert stage.calls() == ONCE
-    assert {each["bank"] for each in again} == {reference}
+    assert {result["bank"] for result in again} == {reference}
     assert again[0]["made"] == [[0] * count] * 2
 
 
@@ -83,17 +83,17 @@ def test_a_new_class_costs_one_item_and_a_new_order_none(stage: Stage) -> None:
 
 def test_a_slow_item_leaves_no_rank_idle_and_no_collective_waiting(stage: Stage, reference: str) -> None:
     """The slow item takes longer than the process group's timeout."""
-    found = stage.run(2, timeout=4, paint={"seconds": 0.05, "slow": {NAMES[0]: 7.0}})
-    assert {each["bank"] for each in found} == {reference}
-    assert sorted(found[0]["made"][0]) == [1, len(NAMES) - 1]
+    results = stage.run(2, timeout=4, paint={"seconds": 0.05, "slow": {NAMES[0]: 7.0}})
+    assert {result["bank"] for result in results} == {reference}
+    assert sorted(results[0]["made"][0]) == [1, len(NAMES) - 1]
 
 
 def test_two_runs_at_once_share_the_work(stage: Stage, reference: str) -> None:
     started = [stage.start(1, paint={"seconds": 0.3}) for _ in range(2)]
-    found = [stage.finish(each)[0] for each in started]
+    results = [stage.finish(run)[0] for run in started]
     assert stage.calls() == ONCE
-    assert {each["bank"] for each in found} == {reference}
-    assert sum(each["made"][0][0] for each in found) == len(NAMES)
+    assert {result["bank"] for result in results} == {reference}
+    assert sum(result["made"][0][0] for result in results) == len(NAMES)
 
 
 def test_it_resumes_after_kills_at_random_moments(stage: Stage, reference: str) -> None:
@@ -104,7 +104,7 @@ def test_it_resumes_after_kills_at_random_moments(stage: Stage, reference: str) 
     for _ in range(kills):
         before = stage.calls().total()
         started = stage.start(2, names=names, paint={"seconds": 0.15})
-        until(lambda: stage.calls().total() > before or not all(each.is_alive() for each in started))  # noqa: B023
+        until(lambda: stage.calls().total() > before or not all(process.is_alive() for process in started))  # noqa: B023
         time.sleep(chance.uniform(0, 0.3))
         for process in started:
             process.kill()
@@ -115,14 +115,14 @@ def test_it_resumes_after_kills_at_random_moments(stage: Stage, reference: str) 
     assert set(stage.calls()) == set(names)
     assert stage.calls().total() - len(names) <= 2 * kills
     # A finished item may have been killed before its rename, at most one per rank and kill.
-    assert {each["bank"] for each in stage.run(2)} == {reference}
-    assert ArtifactStore(stage.given["store"]).remove_temporary() >= 0
-    assert not ArtifactStore(stage.given["store"]).temporary_folders()
+    assert {result["bank"] for result in stage.run(2)} == {reference}
+    assert ArtifactStore(stage.settings["store"]).remove_temporary() >= 0
+    assert not ArtifactStore(stage.settings["store"]).temporary_folders()
 
 
 def test_a_corrupt_entry_is_reported_and_recomputed(stage: Stage, reference: str) -> None:
     stage.run(1)
-    store = ArtifactStore(stage.given["store"])
+    store = ArtifactStore(stage.settings["store"])
     entries = {store.manifest(key)["title"]: store.folder(key) for key in store.all_keys() if is_paint(store, key)}
     flipped = entries["corgi"] / "tensors.safetensors"
     content = bytearray(flipped.read_bytes())
@@ -161,7 +161,7 @@ def test_a_lost_rank_loses_only_its_current_item(victim: int, stage: Stage, refe
     ]
     # The work queue is lost with rank 0; after the loss of another rank, the others finish first.
     assert stage.calls("end") == ONCE or victim == 0
-    assert {each["bank"] for each in stage.run(3)} == {reference}
+    assert {result["bank"] for result in stage.run(3)} == {reference}
     assert stage.calls() == ONCE + Counter([lost])
 
 
@@ -196,8 +196,8 @@ def test_evaluate_computes_what_precompute_did_not(
     assert plain["bank"] is None
     run_dir = evaluate(*method, "--data.classes", 6, run_dir=tmp_path / "six").run_dir
     assert len(log.read_text().splitlines()) == 12
-    results = json.loads((run_dir / "results.json").read_text())
-    assert len(results["bank"]) == 64
+    results_json = json.loads((run_dir / "results.json").read_text())
+    assert len(results_json["bank"]) == 64
     # A run must not resume with another bank.
     run = json.loads((run_dir / "run.json").read_text())
     (run_dir / "run.json").write_text(json.dumps(run | {"bank": "0" * 64}))

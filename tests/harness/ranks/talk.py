@@ -20,7 +20,7 @@ try:
     failed = None
 except RunError as error:
     failed = str(error)
-found = {
+outcome = {
     "rank": rank,
     "gathered": distributed.gather(["rank", rank, "ü" * rank * 1000]),
     "told": distributed.broadcast({"from": rank}),
@@ -28,5 +28,5 @@ found = {
     "synced": distributed.run_and_sync_errors((lambda: "value") if rank == 0 else None),
 }
 distributed.leave_process_group()
-found["left"] = [distributed.rank(), distributed.world_size()]
-print(json.dumps(found))
+outcome["left"] = [distributed.rank(), distributed.world_size()]
+print(json.dumps(outcome))

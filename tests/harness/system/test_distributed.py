@@ -17,12 +17,12 @@ def test_ranks_exchange_values_and_errors(ranks: Ranks) -> None:
     outcomes = ranks.run(RANK, 3)
     assert [outcome.code for outcome in outcomes] == [0, 0, 0], outcomes
     for outcome in outcomes:
-        found = json.loads(outcome.out)
-        assert found["gathered"] == [["rank", index, "ü" * index * 1000] for index in range(3)]
-        assert found["told"] == {"from": 0}
-        assert found["failed"] == "rank 1 could not"
-        assert found["synced"] == ["value", None, None][found["rank"]]
-        assert found["left"] == [0, 1]
+        values = json.loads(outcome.out)
+        assert values["gathered"] == [["rank", index, "ü" * index * 1000] for index in range(3)]
+        assert values["told"] == {"from": 0}
+        assert values["failed"] == "rank 1 could not"
+        assert values["synced"] == ["value", None, None][values["rank"]]
+        assert values["left"] == [0, 1]
 
 
 def test_one_process_needs_no_process_group() -> None:
