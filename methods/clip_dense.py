@@ -13,7 +13,7 @@ from methods.backbones.clip_patches import CLIPPatches, Patches, classify
 
 
 class CLIPDense(SegmentationMethod):
-    """Every patch is classified as CLIP classifies a picture: last norm, projection, cosine with the classes' texts.
+    """Every patch is classified as CLIP classifies an image: last norm, projection, cosine with the classes' texts.
 
     Args:
         clip: The image-text model.

@@ -22,7 +22,7 @@ class CLIPSeg(SegmentationMethod):
         model: CLIPSeg.
         templates: Prompt templates, whose conditions are averaged; null takes the protocol's. CLIPSeg was trained with
             one at a time, of which this is one.
-        score_stride: Pixels of the picture that CLIPSeg sees per score, in both directions.
+        score_stride: Pixels of the image that CLIPSeg sees per score, in both directions.
         background_threshold: Constant score of the background, for vocabularies that have one; scores are
             probabilities, of which 0.5 is where the model itself tells a mask from the rest.
         window_batch: Windows that go through the model at once.

@@ -1,4 +1,4 @@
-"""Image-text models: one embedding for a picture, one for a text, in one space."""
+"""Image-text models: one embedding for an image, one for a text, in one space."""
 
 import logging
 from abc import abstractmethod
@@ -131,7 +131,7 @@ class OpenCLIP(ImageText):
         }
 
     def encode_images(self, images: Tensor) -> Tensor:
-        """Pictures of any size, squashed to the model's input (bicubic, as its own processor does)."""
+        """Images of any size, squashed to the model's input (bicubic, as its own processor does)."""
         pixels = normalise(resize(images, self.input_size), self._mean, self._std)
         embedded = self.model.encode_image(pixels.to(self._dtype))
         return F.normalize(embedded.float(), dim=-1)

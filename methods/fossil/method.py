@@ -29,7 +29,7 @@ from methods.fossil.collection import Collection
 from methods.fossil.pooling import pool_regions
 from methods.fossil.retrieval import Retrieval, Retrieved
 from methods.fossil.search import FlatIndex, Index
-from methods.fossil.stages import PictureStage, ReferenceStage, TextStage
+from methods.fossil.stages import ImageStage, ReferenceStage, TextStage
 from methods.regions.base import Regions
 from methods.support.attribution import Attribution
 from methods.support.provenance import stretch, winners
@@ -147,15 +147,15 @@ class FOSSIL(SegmentationMethod):
     # Section 3.2: reference collection generation.
 
     def stages(self) -> Sequence[Stage]:
-        """Pictures, if they are kept; references; and their texts."""
+        """Images, if they are kept; references; and their texts."""
         texts = self._texts
-        pictures = [texts.references.pictures] if self.collection.keep_pictures else []
-        return [*pictures, texts.references, texts]
+        images = [texts.references.image_stage] if self.collection.keep_images else []
+        return [*images, texts.references, texts]
 
     @cached_property
     def _texts(self) -> TextStage:
-        pictures = PictureStage(self.collection, self.generator, self.attribution)
-        references = ReferenceStage(pictures, self.extractor)
+        images = ImageStage(self.collection, self.generator, self.attribution)
+        references = ReferenceStage(images, self.extractor)
         return TextStage(references, self.clip)
 
     # Section 3.3: prototype creation.
@@ -282,10 +282,10 @@ class FOSSIL(SegmentationMethod):
     def _evidence(self, label: int, found: Retrieved, row: int, share: float) -> Evidence:
         stage = self._texts.references
         reference = found.references[row]
-        picture, heat = stage.pictures.again(reference, found.shards[row], self.store)
-        region = stretch(stage.masks(heat[None])[0], (picture.shape[1], picture.shape[2]))
+        image, heat = stage.image_stage.regenerate(reference, found.shards[row], self.store)
+        region = stretch(stage.masks(heat[None])[0], (image.shape[1], image.shape[2]))
         title = f"'{reference.noun.text}' in \"{reference.caption.text}\", {100 * share:.0f} %"
-        return Evidence(label, title, picture.permute(1, 2, 0).numpy(), region.numpy())
+        return Evidence(label, title, image.permute(1, 2, 0).numpy(), region.numpy())
 
 
 def unit(vectors: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ class EncodedImage(NamedTuple):
 
 
 class FreeSegDiff(SegmentationMethod):
-    """Clusters of diffusion features, named by CLIP among what a caption speaks of, and refined.
+    """Clusters of diffusion features, named by CLIP among the nouns of a caption, and refined.
 
     Paper and release differ in six places. The default is the paper's; the release's way is reached so:
 
@@ -56,8 +56,8 @@ class FreeSegDiff(SegmentationMethod):
        keywords' nearest classes (``candidates``; its nouns, too, differ: ``nouns.adjectives`` head).
     5. Naming: every region alone has the closest of all classes, and is unlabeled if that is no candidate (Sec. 3.1.3);
        in the release other classes do not compete (``reject`` false), a class names only the one region that is most
-       like it (``one_region`` true), and CLIP sees the middle square of the picture (``view`` centre).
-    6. The score is a mean IoU of the data set; the release averages each picture's own, which is given beside it under
+       like it (``one_region`` true), and CLIP sees the middle square of the image (``view`` centre).
+    6. The score is a mean IoU of the data set; the release averages each image's own, which is given beside it under
        its own name (``per_image_miou``).
 
     An unlabeled region is background. Where the vocabulary has none, a region takes the closest candidate instead, or
@@ -66,7 +66,7 @@ class FreeSegDiff(SegmentationMethod):
     Args:
         regions: Class-agnostic masks: ``FeatureClusters`` of Stable Diffusion's features.
         clip: V and T; ViT-B/32 in the paper.
-        captioner: What captions pictures; null takes all classes as candidates (the "Baseline" of Table 2).
+        captioner: What captions images; null takes all classes as candidates (the "Baseline" of Table 2).
         nouns: What reads nouns from a caption; null is spaCy, as in the release.
         candidates: From nouns to classes.
         refiner: CRF, PAMR, or null; it refines every region on its own.
@@ -75,8 +75,8 @@ class FreeSegDiff(SegmentationMethod):
             candidates, and mean background; none in the paper. Names that the vocabulary has itself are left out.
         fill: RGB of what lies outside a region when CLIP sees it, black in paper and release; ``region`` takes the
             region's mean colour, against which its outline shows least.
-        view: What CLIP sees of a masked picture: the ``whole``, squashed; its ``centre`` square, as CLIP's own
-            processor would (the release); or a ``box``, the smallest square around the region (Fig. 2 speaks of crops).
+        view: What CLIP sees of a masked image: the ``whole``, squashed; its ``centre`` square, as CLIP's own
+            processor would (the release); or a ``box``, the smallest square around the region (Fig. 2 shows crops).
         reject: See 5.
         one_region: See 5.
         scale: CLIP's logit scale; it matters with ``one_region`` alone.
@@ -199,7 +199,7 @@ class FreeSegDiff(SegmentationMethod):
         return self.captioner is not None
 
     def find_names(self, image: Tensor) -> tuple[str, ...]:
-        """Figure 1: what is in a picture, in words of its own caption and without any list of classes.
+        """Figure 1: what is in an image, in words of its own caption and without any list of classes.
 
         Args:
             image: [3, H, W] uint8 RGB, as read.
@@ -215,7 +215,7 @@ class FreeSegDiff(SegmentationMethod):
         """The name of each region, or UNLABELED; from V of the regions, [K, D]."""
         cosines = (embeddings @ self._text.float().T).cpu()
         if self.names_found and candidates.any():
-            # The words of other pictures do not compete.
+            # The words of other images do not compete.
             cosines = cosines.masked_fill(~candidates, -torch.inf)
         named = name_regions((self.scale * cosines).softmax(dim=1), candidates, self.reject, self.one_region)
         if not self.vocabulary.background:
@@ -224,7 +224,7 @@ class FreeSegDiff(SegmentationMethod):
         return named.tolist()
 
     def _seen(self, image: Tensor, mask: Tensor) -> Tensor:
-        """The picture times B_v as CLIP sees it, [3, h', w'] uint8."""
+        """The image times B_v as CLIP sees it, [3, h', w'] uint8."""
         colour = image[:, mask].float().mean(dim=1) if self.fill is None else torch.tensor(self.fill)
         filled = colour.to(image)[:, None, None]
         masked = torch.where(mask, image, filled)
@@ -264,7 +264,7 @@ class FreeSegDiff(SegmentationMethod):
     # The map as the engine wants it.
 
     def windows(self, height: int, width: int) -> list[Box]:
-        """The picture is seen whole."""
+        """The image is seen whole."""
         return [Box(0, 0, height, width)]
 
     def encode(self, windows: Tensor, boxes: Sequence[Box], image: EncodedImage) -> None:

@@ -1,4 +1,4 @@
-"""Which categories are in a picture at all, by CLIP (OVDiff Sec. 3.4, "Category pre-filtering")."""
+"""Which categories are in an image at all, by CLIP (OVDiff Sec. 3.4, "Category pre-filtering")."""
 
 from collections.abc import Sequence
 from functools import lru_cache

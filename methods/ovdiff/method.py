@@ -323,11 +323,14 @@ class OVDiff(SegmentationMethod):
         region = "background" if self.vocabulary.background and label == 0 else "foreground"
         made = self.store.load(prototypes[extractor].item(name).key)
         image, cells = support_region(made, self.store.load(masks.item(name).key), region, index)
-        picture = self.store.load(support.item(name).key)["images"][image]
+        support_image = self.store.load(support.item(name).key)["images"][image]
         level = LEVELS[int(made[f"{region}.level"][index])]
         title = f"{level} of '{name}' #{image} ({extractor}), {100 * share:.0f} %"
         return Evidence(
-            label, title, picture.permute(1, 2, 0).numpy(), stretch(cells, (picture.shape[1], picture.shape[2])).numpy()
+            label,
+            title,
+            support_image.permute(1, 2, 0).numpy(),
+            stretch(cells, (support_image.shape[1], support_image.shape[2])).numpy(),
         )
 
 

@@ -1,4 +1,4 @@
-"""Regions by k-means on the dense features of one picture (FreeSeg-Diff, Section 3.1.2)."""
+"""Regions by k-means on the dense features of one image (FreeSeg-Diff, Section 3.1.2)."""
 
 import warnings
 from typing import Literal
@@ -18,19 +18,19 @@ from methods.regions.base import Regions
 
 
 class FeatureClusters(Regions):
-    """Class-agnostic masks: the features of a picture in K clusters, each "binarized" to one mask.
+    """Class-agnostic masks: the features of an image in K clusters, each "binarized" to one mask.
 
     Distances are Euclidean and the features are taken as they are, as in FreeSeg-Diff's release (``sklearn``'s KMeans
-    with 10 starts, unseeded there). Every picture is clustered alone, from one seed and on one thread, so that its
-    masks depend neither on other pictures nor on how many threads there are.
+    with 10 starts, unseeded there). Every image is clustered alone, from one seed and on one thread, so that its
+    masks depend neither on other images nor on how many threads there are.
 
     Args:
         extractor: What gives the features; their resolution and the blocks they come from are its settings.
-        num_clusters: K; 4 in the paper. A picture with fewer different features has fewer.
+        num_clusters: K; 4 in the paper. An image with fewer different features has fewer.
         seed: Of the starts.
         num_starts: How many sets of first centres are tried (``n_init``).
-        resize: ``clusters`` brings the numbered clusters to the picture's size, nearest (Sec. 4.1); ``features`` first
-            brings the features to the picture's size, bilinear, and clusters its pixels (the paper's way with
+        resize: ``clusters`` brings the numbered clusters to the image's size, nearest (Sec. 4.1); ``features`` first
+            brings the features to the image's size, bilinear, and clusters its pixels (the paper's way with
             backbones other than Stable Diffusion, Table 3).
 
     Raises:

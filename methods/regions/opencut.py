@@ -21,10 +21,10 @@ from methods.regions.ncut import PatchGraph
 
 
 class OpenCut(Regions):
-    """Mutually exclusive regions of a picture, objects first, then background; some pixels may stay uncovered.
+    """Mutually exclusive regions of an image, objects first, then background; some pixels may stay uncovered.
 
     For each τ in turn, MaskCut gives up to ``stages`` masks (Eq. 1 to 3, stopping where all edges are alike), starting
-    from the unpainted picture. Each mask passes through ``exclusive_regions``. All thresholds share one cosine matrix.
+    from the unmasked image. Each mask passes through ``exclusive_regions``. All thresholds share one cosine matrix.
     Eq. 1 joins patches at cosines of at least τ, MaskCut's code above τ, and so does this.
 
     Args:
@@ -36,8 +36,8 @@ class OpenCut(Regions):
         merge_iou: μ, the IoU above which a component is merged into an earlier region.
         max_overlap: ρ, the share of a component, covered by earlier regions, above which it is dropped.
         grid: Whether η, μ and ρ are measured on ``patch``es or on ``pixel``s of the square. With patches of 8 pixels,
-            16 of them are 0.4 % of a picture, 16 pixels a quarter of one patch.
-        size: Side of the square in pixels to which the picture is squashed.
+            16 of them are 0.4 % of an image, 16 pixels a quarter of one patch.
+        size: Side of the square in pixels to which the image is squashed.
         kind: Which features of the last layer.
         crf: The CRF of MaskCut, if any; the paper has one.
         crf_on: ``masks`` refines each mask of MaskCut, as the paper's "to post-process masks" reads most plainly, and

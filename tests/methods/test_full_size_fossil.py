@@ -28,7 +28,7 @@ class Painter(DiffusersTextToImage):
 
 
 @torch.inference_mode()
-def test_dinov2_vitl14_and_dino_vitb8_segment_one_picture(
+def test_dinov2_vitl14_and_dino_vitb8_segment_one_image(
     tmp_path: Path, painter: StableDiffusionPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The published configurations.

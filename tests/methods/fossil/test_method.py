@@ -339,7 +339,7 @@ def test_captions_without_nouns_are_an_error(bench: Bench) -> None:
 
 @torch.inference_mode()
 @pytest.mark.parametrize("regions", [None, Bright()])
-def test_a_picture_is_segmented_and_explained_by_captions(bench: Bench, regions: Any) -> None:
+def test_a_image_is_segmented_and_explained_by_captions(bench: Bench, regions: Any) -> None:
     method = bench.make(regions=regions)
     sample = picture(RED, GREEN, BLUE, (200, 200, 200))
     labels = method.predict_image(sample)

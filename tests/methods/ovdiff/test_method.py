@@ -24,7 +24,7 @@ WORDS = Vocabulary(("background", "cat", "sky"), background=True, stuff=frozense
 
 
 class Painter(TextToImage):
-    """Paints the class's colour on the left of its background's, and says so; counts what it is asked for."""
+    """Generates the class's colour on the left of its background's, and says so; counts what it is asked for."""
 
     COLOURS: ClassVar = {
         "cat": ((255, 0, 0), (0, 0, 255)),

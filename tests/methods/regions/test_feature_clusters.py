@@ -1,4 +1,4 @@
-"""Clusters of features: K masks that share out the picture, the same whatever the threads or the numbering."""
+"""Clusters of features: K masks that share out the image, the same whatever the threads or the numbering."""
 
 import json
 
@@ -29,7 +29,7 @@ class Colours(FeatureExtractor):
 
 
 def quarters(height: int = 8, width: int = 12) -> torch.Tensor:
-    """Four colours; the second takes half of the picture."""
+    """Four colours; the second takes half of the image."""
     image = COLOURS[1][:, None, None].repeat(1, height, width)
     image[:, : height // 2, : width // 3] = COLOURS[0][:, None, None]
     image[:, height // 2 :, : width // 3] = COLOURS[2][:, None, None]
@@ -63,7 +63,7 @@ def test_clusters_go_to_pixels_by_nearest_and_features_bilinearly() -> None:
     assert (fine.sum(dim=0) == 1).all()
 
 
-def test_a_plain_picture_has_one_cluster_and_a_small_one_no_more_than_pixels() -> None:
+def test_a_plain_image_has_one_cluster_and_a_small_one_no_more_than_pixels() -> None:
     plain = torch.full((3, 6, 6), 9, dtype=torch.uint8)
     assert FeatureClusters(Colours(), num_clusters=4).masks(plain).tolist() == [[[True] * 6] * 6]
     assert (
@@ -84,7 +84,7 @@ def test_k_means_is_the_library_s_at_its_seed() -> None:
     assert not np.array_equal(found, k_means(points, 4, seed=4, num_starts=1))
 
 
-def test_clusters_do_not_depend_on_threads_or_on_other_pictures() -> None:
+def test_clusters_do_not_depend_on_threads_or_on_other_images() -> None:
     points = np.random.default_rng(1).normal(size=(3000, 8)).astype(np.float32)
     alone = k_means(points, 5, seed=0, num_starts=2)
     np.random.seed(7)

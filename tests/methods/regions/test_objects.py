@@ -34,7 +34,7 @@ def test_every_connected_part_above_the_threshold_is_a_mask() -> None:
     assert len(SalientObjects(RedChannel(), min_area=1).masks(picture())) == 3
 
 
-def test_a_picture_without_objects_has_no_masks() -> None:
+def test_a_image_without_objects_has_no_masks() -> None:
     assert SalientObjects(RedChannel()).masks(torch.zeros(3, 8, 9, dtype=torch.uint8)).shape == (0, 8, 9)
 
 
