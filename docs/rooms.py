@@ -1,103 +1,77 @@
-"""Print the rooms of the repository and which imports which, as Markdown: `python docs/rooms.py`.
+"""Rooms of the code and the arrows between them, read from the imports.
 
-With `--write FILE` the output replaces what stands between the two markers in the file, as in docs/architecture.md.
+    python docs/rooms.py           prints docs/architecture.md
+
+``lint-imports`` (part of ``make lint``) holds the arrows to the contracts in pyproject.toml.
 """
 
-import argparse
-from collections import Counter, defaultdict
+from collections import Counter
 from pathlib import Path
 
 import grimp
 
-REPOSITORY = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("harness", "methods", "datamodules", "miniature")
-# Packages whose folders and files are rooms of their own; the others are one room each.
-SPLIT = ("harness", "methods")
-BEGIN, END = "<!-- begin: python docs/rooms.py -->", "<!-- end -->"
+# Packages whose folders are rooms of their own; the others are one room each.
+HOUSES = ("harness", "methods")
 
 
 def room_of(module: str) -> str:
-    """The room of a module: ``harness.data`` of ``harness.data.protocol``, ``datamodules`` of ``datamodules.voc``."""
+    """``harness.engine.evaluation`` -> ``harness.engine``; files that lie beside the rooms belong to the package."""
     package, *rest = module.split(".")
-    return f"{package}.{rest[0]}" if rest and package in SPLIT else package
+    folder = ROOT.joinpath(*module.split(".")[:2])
+    return f"{package}.{rest[0]}" if package in HOUSES and rest and folder.is_dir() else package
 
 
-def arrows(graph: grimp.ImportGraph) -> dict[str, set[str]]:
-    """Which rooms each room imports, itself left out."""
-    imported: dict[str, set[str]] = defaultdict(set)
+def arrows() -> Counter[tuple[str, str]]:
+    """How many imports lead from one room to another."""
+    graph = grimp.build_graph(*PACKAGES)
+    found: Counter[tuple[str, str]] = Counter()
     for module in graph.modules:
-        room = room_of(module)
-        imported[room] |= {room_of(other) for other in graph.find_modules_directly_imported_by(module)} - {room}
-    return imported
+        for imported in graph.find_modules_directly_imported_by(module):
+            pair = room_of(module), room_of(imported)
+            if pair[0] != pair[1]:
+                found[pair] += 1
+    return found
 
 
-def line_counts(graph: grimp.ImportGraph) -> tuple[Counter[str], Counter[str]]:
-    """Files and lines per room."""
-    files: Counter[str] = Counter()
-    lines: Counter[str] = Counter()
-    for module in graph.modules:
-        path = REPOSITORY / module.replace(".", "/")
-        source = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-        files[room_of(module)] += 1
-        lines[room_of(module)] += len(source.read_text().splitlines())
-    return files, lines
-
-
-def floors(imported: dict[str, set[str]]) -> dict[str, int]:
-    """The longest way down from each room; no room may lie on a circle.
-
-    Raises:
-        SystemExit: Rooms import each other in a circle.
-    """
-    floor: dict[str, int] = {}
-    while left := imported.keys() - floor.keys():
-        ready = [room for room in left if imported[room] <= floor.keys()]
-        if not ready:
-            raise SystemExit(f"a circle among {', '.join(sorted(left))}")
-        floor |= {room: 1 + max((floor[other] for other in imported[room]), default=-1) for room in ready}
-    return floor
-
-
-def reachable(imported: dict[str, set[str]], room: str) -> set[str]:
-    """All rooms below a room."""
-    direct = imported[room]
-    return direct.union(*(reachable(imported, other) for other in direct))
-
-
-def render(graph: grimp.ImportGraph) -> str:
-    """The table of rooms, from the top floor to the ground, and the drawing."""
-    imported = arrows(graph)
-    files, lines = line_counts(graph)
-    floor = floors(imported)
-    ordered = sorted(imported, key=lambda room: (PACKAGES.index(room.split(".")[0]), -floor[room], room))
-    rows = ["| room | files | lines | imports |", "|---|---:|---:|---|"]
-    for room in ordered:
-        others = ", ".join(other for other in ordered if other in imported[room])
-        rows.append(f"| {room} | {files[room]} | {lines[room]} | {others or '-'} |")
+def lines() -> Counter[str]:
+    """Lines of Python per room."""
+    found: Counter[str] = Counter()
     for package in PACKAGES:
-        total = sum(lines[room] for room in ordered if room.split(".")[0] == package)
-        rows.append(f"| **{package}** | | **{total}** | |")
-    drawing = ["```mermaid", "flowchart TD"]
-    # The packages' own files only re-export; an arrow that follows from others is not drawn.
-    drawn = [room for room in ordered if room not in SPLIT]
-    for room in drawn:
-        implied = set().union(*(reachable(imported, other) for other in imported[room]))
-        drawing += [f"    {room} --> {other}" for other in drawn if other in imported[room] - implied]
-    return "\n".join([*rows, "", *drawing, "```"])
+        for file in sorted((ROOT / package).rglob("*.py")):
+            module = ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+            found[room_of(module)] += len(file.read_text(encoding="utf-8").splitlines())
+    return found
 
 
-def main() -> None:
-    """Print the rooms, or write them into a file."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", type=Path, help="file whose marked part is replaced")
-    file = parser.parse_args().write
-    text = render(grimp.build_graph(*PACKAGES, cache_dir=None))
-    if file is None:
-        print(text)
-        return
-    before, rest = file.read_text().split(BEGIN)
-    file.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{rest.split(END)[1]}")
+def drawing(pairs: Counter[tuple[str, str]]) -> str:
+    """The arrows inside ``harness``, as Mermaid draws them."""
+    inside = sorted((a, b) for a, b in pairs if a.startswith("harness.") and b.startswith("harness."))
+    rows = [f"    {start.split('.')[1]} --> {end.split('.')[1]}" for start, end in inside]
+    return "\n".join(["```mermaid", "flowchart TD", *rows, "```"])
+
+
+def page() -> str:
+    """``docs/architecture.md``."""
+    pairs, counts = arrows(), lines()
+    table = ["| room | lines | imports from |", "| --- | ---: | --- |"]
+    for room in sorted(counts):
+        targets = sorted({end for start, end in pairs if start == room})
+        table.append(f"| `{room}` | {counts[room]} | {', '.join(f'`{target}`' for target in targets)} |")
+    return "\n".join(
+        [
+            "# Rooms and arrows",
+            "",
+            "Written by `python docs/rooms.py > docs/architecture.md`. `make lint` fails on an arrow that",
+            "the contracts in `pyproject.toml` do not allow, and on a circle.",
+            "",
+            drawing(pairs),
+            "",
+            *table,
+        ]
+    )
 
 
 if __name__ == "__main__":
-    main()
+    print(page())

@@ -46,10 +46,6 @@ class CLIPDense(SegmentationMethod):
         self.templates = None if templates is None else check_templates(templates, "method.templates")
         self.temperature = temperature
 
-    def load(self) -> None:
-        """Load CLIP."""
-        self.clip.load()
-
     def prepare(self) -> None:
         """Encode the classes but the background, whose score is a constant."""
         self.text = self.clip.encode_classes(self.vocabulary.foreground, self.templates or self.protocol.templates)

@@ -49,10 +49,6 @@ class CLIPSeg(SegmentationMethod):
         self.templates = None if templates is None else check_templates(templates, "method.templates")
         self.score_stride = score_stride
 
-    def load(self) -> None:
-        """Load CLIPSeg."""
-        self.model.load()
-
     def prepare(self) -> None:
         """The classes' conditions, not of unit length: the decoder reads them as CLIP gives them."""
         templates = self.templates or self.protocol.templates

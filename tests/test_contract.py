@@ -1,6 +1,7 @@
-"""The contract: what every registered method keeps, whatever its paper; a new one is one more entry of ``METHODS``.
+"""The contract: what every method keeps, whatever its paper. A registered method without an entry in ``METHODS`` fails.
 
-Methods run with Miniature's models on a few scenes in a folder, so that pictures of any kind can lie beside them.
+Methods run with Miniature's models, or tiny random ones of the same classes, on a few scenes in a folder, so that
+images of any kind can lie beside them.
 """
 
 import json
@@ -18,22 +19,25 @@ from PIL import Image
 
 from datamodules import Folder
 from harness import ArtifactStore, Protocol, Sample, SegmentationMethod, Vocabulary
-from harness.artifacts.stage import Precomputed
+from harness.artifacts.stage import PrecomputeReport
 from harness.artifacts.store import TENSORS
 from harness.cli import main
 from harness.commands import precompute
 from harness.commands.arguments import instantiate
 from harness.commands.evaluate import parser
 from harness.engine.preparation import prepare
+from harness.method.configured import as_json
 from harness.method.method import Evidence
+from harness.method.windows import cut
 from harness.results.records import Record, read_lines
-from harness.system import plugins
+from harness.system.plugins import METHODS as METHODS_GROUP
+from harness.system.plugins import find
 from miniature.world import CLASSES, draw_scene
+from tests.methods.tiny_models import save_clip_seg, save_group_vit
 from tests.running import REPOSITORY, Outcome, Ranks, images, integers, until
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-# By entry point: how each method is called, and what makes it quick on four classes. "{group_vit}" and "{clip_seg}" are
-# folders of tiny models.
+# By entry point: its arguments, quick on four classes. ``{tiny}`` is a folder with tiny models.
 METHODS: dict[str, list[str]] = {
     "clip_diy": ["--config=configs/experiments/clip_diy_miniature.yaml", "--method.patch_sizes=[96,48]"],
     "ovdiff": [
@@ -65,16 +69,30 @@ METHODS: dict[str, list[str]] = {
     "maskclip": ["--config=configs/experiments/maskclip_miniature.yaml"],
     "group_vit": [
         "--protocol=configs/protocols/miniature.yaml",
-        "--method=configs/methods/group_vit.yaml",
-        "--method.model.name={group_vit}",
-        "--method.background_threshold=0.3",
+        "--method=methods.GroupViT",
+        "--method.model=methods.backbones.hub_group_vit.HubGroupViT",
+        "--method.model.name={tiny}/group_vit",
+        "--method.background_threshold=0.2",
     ],
     "clip_seg": [
         "--protocol=configs/protocols/miniature.yaml",
-        "--method=configs/methods/clip_seg.yaml",
-        "--method.model.name={clip_seg}",
-        "--method.model.size=32",
+        "--method=methods.CLIPSeg",
+        "--method.model=methods.backbones.hub_clip_seg.HubCLIPSeg",
+        "--method.model.name={tiny}/clip_seg",
+        "--method.model.size=64",
+        "--method.background_threshold=0.5",
     ],
+}
+# Settings of each method that its encoding does not depend on, other than in its arguments above.
+FREE: dict[str, list[str]] = {
+    "clip_diy": ["--method.scale_weights=[1,3]", "--method.placement=stretch"],
+    "ovdiff": ["--method.support_size=1", "--method.levels=[class]", "--method.multi_label=true"],
+    "fossil": ["--method.num_prototypes=1", "--method.gamma=1.0", "--method.uncovered=interpolated"],
+    "freeseg_diff": ["--method.threshold=0.9", "--method.reject=false", "--method.one_region=true"],
+    "clip_dense": ["--method.temperature=0.1", "--method.background_threshold=0.9"],
+    "maskclip": ["--method.key_smoothing=true", "--method.prompt_denoising=0.5"],
+    "group_vit": ["--method.top_classes=1", "--method.score_stride=2"],
+    "clip_seg": ["--method.score_stride=8", '--method.templates=["{}"]'],
 }
 # What is installed where the tests run; the tests install a package of their own later.
 REGISTERED = plugins.find(plugins.METHODS)
@@ -100,7 +118,7 @@ class Case(NamedTuple):
     given: list[str]
     world: Path
     store: Path
-    made: Precomputed
+    made: PrecomputeReport
     run_dir: Path
 
     def arguments(self, store: Path, data: str = "scenes") -> list[str]:
@@ -157,27 +175,27 @@ def _odd_pictures(folder: Path) -> None:
     grey.convert("RGB").save(folder / "grey_rgb.png")
 
 
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of tiny models."""
+    folder = tmp_path_factory.mktemp("tiny")
+    save_group_vit(folder / "group_vit")
+    save_clip_seg(folder / "clip_seg")
+    return folder
+
+
 @pytest.fixture(scope="module", params=METHODS)
-def case(
-    request: pytest.FixtureRequest,
-    world: Path,
-    group_vit: Path,
-    clip_seg: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Case:
+def case(request: pytest.FixtureRequest, world: Path, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Case:
     folder = tmp_path_factory.mktemp(request.param)
-    given = [
-        each.replace("{group_vit}", str(group_vit)).replace("{clip_seg}", str(clip_seg))
-        for each in METHODS[request.param]
-    ]
-    case = Case(request.param, given, world, folder / "store", Precomputed(), folder / "run")
+    given = [argument.replace("{tiny}", str(tiny)) for argument in METHODS[request.param]]
+    case = Case(request.param, given, world, folder / "store", PrecomputeReport(), folder / "run")
     made = precompute.run(case.arguments(case.store))
     assert evaluate(case, case.store, case.run_dir) == 0
     return case._replace(made=made)
 
 
 @pytest.fixture(scope="module")
-def build(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Vocabulary], Ready]:
+def build(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Ready]:
     """Makes the method ready for a vocabulary."""
     # A store of its own: other pictures may leave something in it.
     store = tmp_path_factory.mktemp("ready") / "store"
@@ -185,9 +203,9 @@ def build(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Voc
     shutil.copytree(case.store, store)
 
     @torch.inference_mode()
-    def make(words: Vocabulary) -> Ready:
+    def make(words: Vocabulary, *more: str) -> Ready:
         built = parser()
-        made = instantiate(built, built.parse_args(case.arguments(store)))
+        made = instantiate(built, built.parse_args([*case.arguments(store), *more]))
         made.method.store = ArtifactStore(store)
         made.method.make_ready(words, made.protocol)
         prepare([made.method])
@@ -199,9 +217,16 @@ def build(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Voc
 
 
 @pytest.fixture(scope="module")
-def ready(build: Callable[[Vocabulary], Ready]) -> Ready:
+def ready(build: Callable[..., Ready]) -> Ready:
     """The method, ready for the vocabulary of the scenes."""
     return build(Vocabulary(NAMES, background=True))
+
+
+def test_every_registered_method_is_covered(external: Path) -> None:
+    """Ours, and the one of another package that the tests install, whose own tests cover it."""
+    registered = set(find(METHODS_GROUP)) - {"nearest_colour"}
+    assert registered == set(METHODS), "add the method to METHODS and FREE in this file, and the promises below hold it"
+    assert set(FREE) == set(METHODS)
 
 
 def samples(data: Folder, protocol: Protocol) -> list[Sample]:
@@ -282,12 +307,14 @@ def test_a_case_runs_the_method_of_its_name(case: Case, ready: Ready) -> None:
 
 
 def test_what_is_needed_is_made_once(case: Case, tmp_path: Path) -> None:
-    assert all(stage.there == 0 for stage in case.made.stages)
+    assert all(stage.num_cached == 0 for stage in case.made.stages)
     assert (case.made.bank is None) == (case.made.stages == ())
     before = entries(case.store)
-    assert len(before) >= sum(stage.items for stage in case.made.stages)
+    assert len(before) >= sum(stage.num_items for stage in case.made.stages)
     again = precompute.run(case.arguments(case.store))
-    assert [(stage.name, stage.there) for stage in again.stages] == [(s.name, s.items) for s in case.made.stages]
+    assert [(stage.name, stage.num_cached) for stage in again.stages] == [
+        (s.name, s.num_items) for s in case.made.stages
+    ]
     assert again.bank == case.made.bank
     # What a method keeps of a picture is not made again, either.
     assert evaluate(case, case.store, tmp_path / "run") == 0
@@ -340,6 +367,36 @@ def test_an_explanation_is_evidence_or_nothing(ready: Ready) -> None:
         assert each.region.any()
 
 
+@torch.inference_mode()
+def test_encoding_depends_on_what_is_declared_alone(case: Case, ready: Ready, build: Callable[..., Ready]) -> None:
+    other = build(Vocabulary(NAMES, background=True), *FREE[case.name]).method
+    method, sample = ready.method, ready.scenes[0]
+    changed = {name for name, value in other.arguments.items() if not _alike(value, method.arguments[name])}
+    assert changed
+    assert not changed & (method.image_settings | method.encode_settings)
+    images = [each.encode_image(sample) for each in (method, other)]
+    boxes = method.windows(*sample.image.shape[1:])
+    windows = cut(sample.image, boxes[:1])
+    codes = [each.encode(windows, boxes[:1], image) for each, image in zip((method, other), images, strict=True)]
+    assert _same(images[0], images[1])
+    assert _same(codes[0], codes[1])
+
+
+def _alike(one: Any, other: Any) -> bool:
+    return as_json(one) == as_json(other)
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two results of frozen models are equal to the bit."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return one == other
+
+
 # Exactness.
 
 
@@ -370,7 +427,7 @@ def test_killed_twice_it_goes_on_with_more_ranks(case: Case, ready: Ready, start
     # Of what the method needs only the rest is made; made again it would look the same.
     needed = {item.key for stage in ready.method.stages() for item in stage.items()}
     resumed = precompute.run(case.arguments(store))
-    assert sum(stage.there for stage in resumed.stages) == len(needed & begun.keys())
+    assert sum(stage.num_cached for stage in resumed.stages) == len(needed & begun.keys())
     killed(starter.start(starter.command, 1, *given), lambda: len(recorded(run_dir)) >= len(SCENES) - 1)
     done = recorded(run_dir)
     assert json.loads((run_dir / "results.json").read_text())["status"] == "running"
@@ -433,9 +490,9 @@ def test_pictures_of_any_size_and_kind_are_segmented(ready: Ready) -> None:
 
 
 @pytest.mark.parametrize("background", [False, True])
-def test_one_class_is_enough(background: bool, build: Callable[[Vocabulary], Ready]) -> None:
+def test_one_class_is_enough(background: bool, build: Callable[..., Ready]) -> None:
     """Also in a picture that shows something else."""
-    ready = build(Vocabulary.from_words("cat", background))
+    ready = build(Vocabulary.from_class_names("cat", background))
     for sample in ready.scenes[:2]:
         labels = ready.labels([sample])[sample.id]
         assert labels.shape == sample.size
@@ -448,7 +505,7 @@ def test_a_missing_model_is_one_sentence(
     """Each of the method's models in turn is looked for where there is nothing."""
     built = parser()
     config = built.dump(built.parse_args(case.arguments(case.store)), skip_none=False)
-    models = sorted(set(re.findall(rf"miniature/weights/\S+|{group_vit}|{clip_seg}", config)))
+    models = sorted(set(re.findall(r"(?:miniature/weights|/\S+/tiny\d*)/\S+", config)))
     assert models
     for model in models:
         file = tmp_path / "elsewhere.yaml"

@@ -16,7 +16,7 @@ from harness.engine.evaluation import Evaluation, evaluate
 from harness.engine.progress import EvaluationProgress
 from harness.engine.result_images import ResultPictures
 from harness.engine.wandb_report import LoggedPictures, Wandb, report, wanted
-from harness.results.results import table
+from harness.results.results import results_table
 from harness.system import atomic, distributed
 from harness.system.errors import ConfigurationError
 
@@ -133,7 +133,7 @@ def evaluate_parsed(built: Parser, parsed: Namespace, quiet: bool = False) -> Ev
     pictures = pictures_of(made, logged)
     evaluation = evaluate(made.method, made.data, made.protocol, trainer, made.run_dir, config, pictures, progress)
     if trainer.is_global_zero and evaluation.results is not None and not quiet:
-        console().print(table(evaluation.results))
+        console().print(results_table(evaluation.results))
     if logged:
         report(evaluation.directory.path, made.wandb, leads=trainer.local_rank == 0)
     return evaluation

@@ -41,7 +41,7 @@ def run(arguments: list[str]) -> None:
     made.method.store = ArtifactStore(made.store)
     vocabulary: Vocabulary | None = None
     if made.classes is not None:
-        vocabulary = Vocabulary.from_words(made.classes, made.background)
+        vocabulary = Vocabulary.from_class_names(made.classes, made.background)
     elif made.data is not None and not made.method.finds_names:
         vocabulary = made.data.vocabulary_for(made.protocol.class_names)
     elif not made.method.finds_names:

@@ -26,8 +26,7 @@ from harness.data.datamodule import Sample
 from harness.engine.overlay import save_indexed
 from harness.engine.result_images import ResultPictures
 from harness.method.method import SegmentationMethod
-from harness.results.records import FOLDER as RECORDS
-from harness.results.records import Record, read_lines
+from harness.results.records import RECORDS, Record, read_lines
 from harness.results.run_directory import CONFIG, IMAGES, RESULTS
 from harness.system import atomic, distributed
 from harness.system.errors import ConfigurationError, RunError
@@ -137,7 +136,7 @@ def report(directory: Path, settings: Wandb, leads: bool) -> None:
                 f"the results are in {directory}, but W&B could not be told ({reason}); the same command tries again"
             ) from error
 
-    said = distributed.together(log if distributed.rank() == 0 else None)
+    said = distributed.run_and_sync_errors(log if distributed.rank() == 0 else None)
     if said is not None:
         print(said, flush=True)
 

@@ -139,11 +139,6 @@ class FOSSIL(SegmentationMethod):
         self.uncovered = uncovered
         self.score_stride = score_stride
 
-    def load(self) -> None:
-        """Load the generator, Φ_v, Φ_t, the region proposer and the reader of nouns, and list the captions."""
-        for part in (self.collection, *self.parts(), self.attribution, self.index, self.clustering):
-            part.load()
-
     # Section 3.2: reference collection generation.
 
     def stages(self) -> Sequence[Stage]:
@@ -187,7 +182,7 @@ class FOSSIL(SegmentationMethod):
         return Retrieval(self._texts, self.clip, self.index, self.num_references)
 
     def _concepts(self) -> list[str]:
-        return list(self.vocabulary.spoken(self.prompt_names).values())
+        return list(self.vocabulary.prompt_names(self.prompt_names).values())
 
     # Section 3.5: inference.
 

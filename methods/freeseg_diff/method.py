@@ -120,8 +120,9 @@ class FreeSegDiff(SegmentationMethod):
         self.regions = regions
         self.clip = clip
         self.captioner = captioner
-        self.nouns = nouns or SpacyNouns()
-        self.candidates = candidates or CandidateFilter()
+        # Without a captioner there is no caption to read, and nothing to load for it.
+        self.nouns = None if captioner is None else nouns or SpacyNouns()
+        self.candidates = None if captioner is None else candidates or CandidateFilter()
         self.region_refiner = refiner
         self.templates = None if templates is None else check_templates(templates, "method.templates")
         self.background_names = tuple(background_names)
@@ -134,17 +135,6 @@ class FreeSegDiff(SegmentationMethod):
         self.relative = relative
         self.overlap = overlap
 
-    def load(self) -> None:
-        """Load the diffusion model, CLIP, and, with a captioner, what reads its captions."""
-        self.regions.load()
-        self.clip.load()
-        if self.captioner is not None:
-            self.captioner.load()
-            self.nouns.load()
-            self.candidates.load()
-        if self.region_refiner is not None:
-            self.region_refiner.load()
-
     def prepare(self) -> None:
         """T: encode the classes, for naming and for filtering."""
         own = self.vocabulary.foreground
@@ -154,7 +144,7 @@ class FreeSegDiff(SegmentationMethod):
         # What a name's pixels are labelled: its class, or the background for a further name or none.
         self._labels = [*range(first, first + len(own)), *[0] * (len(self._names) - len(own))]
         self._text = self.clip.encode_classes(self._names, self.templates or self.protocol.templates)
-        if self.captioner is not None and not self.names_found:
+        if self.candidates is not None and not self.names_found:
             self._encoded = self.candidates.prepare(self._names, self.clip)
 
     def encode_image(self, sample: Sample) -> EncodedImage:
@@ -179,11 +169,12 @@ class FreeSegDiff(SegmentationMethod):
 
     def _keywords(self, caption: str) -> list[str]:
         """The nouns of a caption, singular, each once."""
-        return list(dict.fromkeys(noun.lemma for noun in self.nouns.nouns(caption)))
+        nouns = [] if self.nouns is None else self.nouns.nouns(caption)
+        return list(dict.fromkeys(noun.lemma for noun in nouns))
 
     def _candidate_classes(self, caption: str | None) -> Tensor:
         """C' as a mask over the names, [C] bool; all of them without a caption."""
-        if caption is None:
+        if caption is None or self.candidates is None:
             return torch.ones(len(self._names), dtype=torch.bool)
         keywords = self._keywords(caption)
         if self.names_found:

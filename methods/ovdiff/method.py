@@ -149,12 +149,6 @@ class OVDiff(SegmentationMethod):
         self.release_rules = release_rules
         self.mask_resize = mask_resize
 
-    def load(self) -> None:
-        """Load the generator, the attribution, the extractors, Γ, CLIP and the refiner."""
-        self.attribution.load()
-        for part in self.parts():
-            part.load()
-
     def _extractors(self) -> Mapping[str, FeatureExtractor]:
         return dict(self.extractors.items())  # type: ignore[arg-type]
 
@@ -166,7 +160,7 @@ class OVDiff(SegmentationMethod):
         return [support, masks, *prototypes.values()]
 
     def _stages(self) -> tuple[SupportStage, MaskStage, dict[str, PrototypeStage]]:
-        words = self.vocabulary.spoken(self.prompt_names)
+        words = self.vocabulary.prompt_names(self.prompt_names)
         support = SupportStage(self.generator, self.attribution, words, self.prompt, self.num_generated, self.seed)
         masks = MaskStage(support, self.support_size, self.segmenter, self.release_rules)
         prototypes = {
@@ -233,7 +227,7 @@ class OVDiff(SegmentationMethod):
         self._filtered = [n for n, name in enumerate(names) if self.prefilter_stuff or name not in self._stuff()]
         self._filter: CategoryFilter | None = None
         if self.clip is not None and self._filtered:
-            words = self.vocabulary.spoken(self.prompt_names)
+            words = self.vocabulary.prompt_names(self.prompt_names)
             asked = [words[names[n]] for n in self._filtered]
             self._filter = CategoryFilter(
                 self.clip, asked, self.max_categories, scale=self.prefilter_scale, multi_label=self.multi_label
