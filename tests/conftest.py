@@ -28,26 +28,6 @@ def external(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield site
 
 
-@pytest.fixture(scope="session")
-def group_vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a tiny GroupViT."""
-    from tests.methods.tiny_models import save_group_vit
-
-    folder = tmp_path_factory.mktemp("tiny") / "group_vit"
-    save_group_vit(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def clip_seg(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a tiny CLIPSeg."""
-    from tests.methods.tiny_models import save_clip_seg
-
-    folder = tmp_path_factory.mktemp("tiny") / "clip_seg"
-    save_clip_seg(folder)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """As on the ranks that some tests start."""

@@ -31,9 +31,7 @@ PRELOADED = [
     "transformers.models.auto.modeling_auto",
     "transformers.models.blip.modeling_blip",
     "transformers.models.clip.modeling_clip",
-    "transformers.models.clipseg.modeling_clipseg",
     "transformers.models.dinov2.modeling_dinov2",
-    "transformers.models.groupvit.modeling_groupvit",
 ]
 
 

@@ -9,7 +9,7 @@ from harness import DataError, Protocol, SegmentationData, Vocabulary
 from harness.system import plugins
 from tests.running import Outcome
 
-REGISTERED = plugins.find(plugins.DATA)
+REGISTERED = plugins.find_plugins(plugins.DATA)
 
 
 @pytest.fixture(params=REGISTERED)

@@ -9,7 +9,7 @@ from methods.backbones import OpenCLIP
 from methods.backbones.clip_patches import CLIPPatches
 
 CLIP = "local-dir:miniature/weights/clip"
-WORDS = Vocabulary.from_words("cat, tree, boat")
+WORDS = Vocabulary.from_class_names("cat, tree, boat")
 CLOSED = Vocabulary(("cat", "tree", "boat"))
 PROTOCOL = Protocol("test", resize="none", window=64, stride=32, templates=("a photo of a {}.", "{}"))
 

@@ -15,15 +15,15 @@ PACKAGES = ("harness", "methods", "datamodules", "miniature")
 @pytest.mark.parametrize(
     ("file", "line", "contract"),
     [
-        ("harness/system/atomic.py", "import harness.engine.evaluation", "a room imports only the rooms below it"),
-        ("harness/system/atomic.py", "import harness", "a room imports only the rooms below it"),
-        ("harness/attic/__init__.py", "", "a room imports only the rooms below it"),
-        ("harness/studies/study.py", "import methods.ovdiff.method", "harness knows no method and no data set"),
-        ("methods/fossil/method.py", "import methods.ovdiff.masks", "papers are independent"),
-        ("methods/backbones/hub.py", "import methods.support.nouns", "papers are independent"),
-        ("datamodules/voc.py", "import methods.clip_diy", "datamodules know no method"),
-        ("methods/clip_diy.py", "import miniature.world", "nobody but itself imports miniature"),
-        ("harness/system/errors.py", "import harness.system.distributed", "no circles"),
+        ("harness/system/atomic.py", "import harness.engine.evaluation", "The rooms of the engine"),
+        ("harness/system/atomic.py", "import harness", "The rooms of the engine"),
+        ("harness/attic/__init__.py", "", "The rooms of the engine"),
+        ("harness/studies/study.py", "import methods.ovdiff.method", "The engine knows no paper and no data set"),
+        ("methods/fossil/method.py", "import methods.ovdiff.masks", "Papers do not know each other"),
+        ("methods/backbones/hub.py", "import methods.support.nouns", "What papers share knows no paper"),
+        ("datamodules/voc.py", "import methods.clip_diy", "Benchmarks know neither methods nor Miniature"),
+        ("methods/clip_diy.py", "import miniature.world", "Nobody imports Miniature"),
+        ("harness/system/errors.py", "import harness.system.distributed", "No circles within a room"),
     ],
 )
 def test_an_arrow_the_wrong_way_or_a_circle_fails(file: str, line: str, contract: str, tmp_path: Path) -> None:
