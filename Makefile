@@ -31,6 +31,7 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 # Resolve the ranges of pyproject.toml anew and pin what comes out, without installing it. opencv-python is left out: it
 # and the headless build, which needs no system libraries, would overwrite each other.

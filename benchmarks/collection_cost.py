@@ -21,7 +21,7 @@ from transformers import Dinov2Config, Dinov2Model
 
 from harness.artifacts.store import ArtifactStore
 
-KINDS = {"caption_pictures": "maps", "references": "visual", "reference_texts": "text"}
+KINDS = {"caption_images": "maps", "references": "visual", "reference_texts": "text"}
 # Published configurations where they differ from the classes' defaults: stable-diffusion-2-1-base, dinov2-large.
 UNET = {"cross_attention_dim": 1024, "attention_head_dim": (5, 10, 20, 20), "use_linear_projection": True}
 CHANNELS = (128, 256, 512, 512)

@@ -23,7 +23,7 @@ EXPERIMENT = "configs/experiments/fossil_miniature.yaml"
 OPENCUT = "configs/models/miniature_opencut.yaml"
 GRID = "configs/sweeps/fossil_grid_miniature.yaml"
 # Of its points, the one that is run alone.
-MIDDLE = {"method.references": 70, "method.prototypes": 10, "method.gamma": 0.5}
+MIDDLE = {"method.num_references": 70, "method.num_prototypes": 10, "method.gamma": 0.5}
 MOST = 1.6
 # `ovseg sweep` without the drawing of the curves.
 TOGETHER = """

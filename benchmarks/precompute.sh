@@ -7,5 +7,5 @@ here=$(mktemp -d)
 trap 'rm -rf "$here"' EXIT
 for processes in 1 2; do
     ./launch.sh --devices $processes -- precompute --config configs/experiments/ovdiff_miniature.yaml \
-        --method.generated 8 --method.support_size 8 --store "$here/$processes" | sed "s/^/$processes: /"
+        --method.num_generated 8 --method.support_size 8 --store "$here/$processes" | sed "s/^/$processes: /"
 done

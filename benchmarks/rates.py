@@ -97,13 +97,13 @@ CASES = {
     "ovdiff": Case(
         f"{FOLDER}/ovdiff/table1_ovdiff_voc21.yaml",
         f"{FOLDER}/ovdiff_miniature.yaml",
-        ("--method.support_size=1", "--method.generated=1", "--method.parts=1"),
+        ("--method.support_size=1", "--method.num_generated=1", "--method.num_parts=1"),
         pictures=32,
     ),
     "fossil": Case(
         f"{FOLDER}/fossil/table1_ade20k.yaml",
         f"{FOLDER}/fossil_miniature.yaml",
-        ("--method.references=2", "--method.prototypes=1", "--method.collection.keep_pictures=false"),
+        ("--method.num_references=2", "--method.num_prototypes=1", "--method.collection.keep_pictures=false"),
         pictures=64,
         items=math.ceil(CAPTIONS / 64),
     ),

@@ -13,7 +13,7 @@ from methods.backbones.clip_patches import CLIPPatches, Patches, classify
 
 
 class CLIPDense(SegmentationMethod):
-    """Every patch is classified as CLIP classifies a picture: last norm, projection, cosine with the classes' texts.
+    """Every patch is classified as CLIP classifies an image: last norm, projection, cosine with the classes' texts.
 
     Args:
         clip: The image-text model.
@@ -45,10 +45,6 @@ class CLIPDense(SegmentationMethod):
         self.clip = clip
         self.templates = None if templates is None else check_templates(templates, "method.templates")
         self.temperature = temperature
-
-    def load(self) -> None:
-        """Load CLIP."""
-        self.clip.load()
 
     def prepare(self) -> None:
         """Encode the classes but the background, whose score is a constant."""

@@ -98,12 +98,6 @@ class ClipDIY(SegmentationMethod):
         if not vocabulary.background:
             self.saliency = None
 
-    def load(self) -> None:
-        """Load CLIP and Θ."""
-        self.clip.load()
-        if self.saliency is not None:
-            self.saliency.load()
-
     def prepare(self) -> None:
         """Φ_T(T): encode the prompts (Sec. 3.1, "Encoding prompts"), "background" among them as t_0."""
         self.text = self.clip.encode_classes(self.vocabulary.names, self.templates or self.protocol.templates)

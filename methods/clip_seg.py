@@ -22,7 +22,7 @@ class CLIPSeg(SegmentationMethod):
         model: CLIPSeg.
         templates: Prompt templates, whose conditions are averaged; null takes the protocol's. CLIPSeg was trained with
             one at a time, of which this is one.
-        score_stride: Pixels of the picture that CLIPSeg sees per score, in both directions.
+        score_stride: Pixels of the image that CLIPSeg sees per score, in both directions.
         background_threshold: Constant score of the background, for vocabularies that have one; scores are
             probabilities, of which 0.5 is where the model itself tells a mask from the rest.
         window_batch: Windows that go through the model at once.
@@ -48,10 +48,6 @@ class CLIPSeg(SegmentationMethod):
         self.model = model
         self.templates = None if templates is None else check_templates(templates, "method.templates")
         self.score_stride = score_stride
-
-    def load(self) -> None:
-        """Load CLIPSeg."""
-        self.model.load()
 
     def prepare(self) -> None:
         """The classes' conditions, not of unit length: the decoder reads them as CLIP gives them."""

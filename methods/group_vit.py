@@ -57,10 +57,6 @@ class GroupViT(SegmentationMethod):
         self.top_classes = top_classes
         self.score_stride = score_stride
 
-    def load(self) -> None:
-        """Load GroupViT."""
-        self.model.load()
-
     def prepare(self) -> None:
         """Encode the classes; the background is no text but what no class explains."""
         self.text = self.model.encode_classes(self.vocabulary.foreground, self.templates or self.protocol.templates)

@@ -39,7 +39,7 @@ def as_json(value: Any) -> Any:
     """An argument as JSON values; a configured object as its settings.
 
     Raises:
-        TypeError: The value is none that a configuration can hold.
+        ConfigurationError: The value is none that a configuration can hold.
     """
     if isinstance(value, Configured):
         return value.settings()
@@ -53,7 +53,10 @@ def as_json(value: Any) -> Any:
         return value
     if isinstance(value, PurePath):
         return str(value)
-    raise TypeError(f"{type(value).__name__} is no value of a configuration")
+    raise ConfigurationError(
+        f"a {type(value).__name__} cannot be told apart from others by its settings: "
+        "derive it from harness.Part, or give numbers, texts, lists and dicts"
+    )
 
 
 def _recording(init: Callable[..., None]) -> Callable[..., None]:

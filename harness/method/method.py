@@ -72,7 +72,7 @@ class SegmentationMethod(Configured, LightningModule):
     ``image_context`` decides what concerns the whole image, and ``score`` makes score maps of encoded windows, which
     are stitched, passed through ``fuse``, refined, and compared at the ground truth's size.
 
-    A new method subclasses this and fills in ``load``, ``encode`` and ``score``, and what else its paper needs.
+    A new method subclasses this and fills in ``encode`` and ``score``, and what else its paper needs.
 
     Args:
         window_batch: Windows of one image that go through the models at once.
@@ -160,13 +160,15 @@ class SegmentationMethod(Configured, LightningModule):
         """Where what is made once lies; a command sets another."""
         return ArtifactStore()
 
-    @abstractmethod
     def load(self) -> None:
-        """Build the frozen models and assign them as submodules.
+        """Load all parts, each once; a method without parts of its own kind builds its frozen models here.
 
         Raises:
             ModelError: Weights are not on this machine; the message says what to fetch.
         """
+        for module in list(self.modules()):
+            if isinstance(module, Part):
+                module.load()
 
     def prepare(self) -> None:
         """Compute, once and on the device, what all images share, such as text embeddings."""

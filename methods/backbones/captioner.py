@@ -1,4 +1,4 @@
-"""Captioners: one sentence about a picture."""
+"""Captioners: one sentence about an image."""
 
 import hashlib
 import time
@@ -23,21 +23,21 @@ class Captioner(Part):
 
     @abstractmethod
     def caption(self, image: Tensor) -> str:
-        """One sentence about a picture, [3, H, W] uint8 RGB; the same for the same picture, whatever came before."""
+        """One sentence about an image, [3, H, W] uint8 RGB; the same for the same image, whatever came before."""
 
 
 class HubCaptioner(Captioner):
     """BLIP or BLIP-2 of transformers by Hub id or local folder.
 
-    Pictures go through the model's own processor and are captioned one at a time, so that no caption depends on what
+    Images go through the model's own processor and are captioned one at a time, so that no caption depends on what
     shares a batch. The defaults are what FreeSeg-Diff's release asks of BLIP through LAVIS (``blip_caption``).
 
     Args:
         name: Hub id or folder; ``Salesforce/blip-image-captioning-base`` is nearest to the release's ``base_coco``,
             ``Salesforce/blip2-opt-2.7b`` is what the paper cites.
         revision: Commit or branch on the Hub.
-        prompt: What the caption goes on from; it is not part of the caption. Spaces at its end do not count.
-        beams: Of the beam search.
+        prompt: What the caption continues from; it is not part of the caption. Spaces at its end do not count.
+        num_beams: Of the beam search.
         min_length: Least number of tokens, with the prompt's and the first one, as LAVIS counts. A language model with
             an encoder of its own (BLIP-2 with T5) reads the prompt there: it then does not count.
         max_length: Largest number of tokens, likewise.
@@ -55,20 +55,20 @@ class HubCaptioner(Captioner):
         name: str = "Salesforce/blip-image-captioning-base",
         revision: str | None = None,
         prompt: str = "a picture of ",
-        beams: int = 3,
+        num_beams: int = 3,
         min_length: int = 10,
         max_length: int = 30,
         precision: Precision = "float32",
     ) -> None:
         super().__init__()
-        if beams < 1 or not 0 <= min_length <= max_length or max_length < 1:
+        if num_beams < 1 or not 0 <= min_length <= max_length or max_length < 1:
             raise ConfigurationError(
-                "captioner: beams must be at least 1, and 0 <= min_length <= max_length, max_length at least 1"
+                "captioner: num_beams must be at least 1, and 0 <= min_length <= max_length, max_length at least 1"
             )
         self.name = name
         self.revision = revision
         self.prompt = prompt
-        self.beams = beams
+        self.num_beams = num_beams
         self.min_length = min_length
         self.max_length = max_length
         self.precision = precision
@@ -132,7 +132,7 @@ class HubCaptioner(Captioner):
         with torch.autocast(image.device.type, enabled=False):
             output = self.model.generate(
                 **inputs,
-                num_beams=self.beams,
+                num_beams=self.num_beams,
                 do_sample=False,
                 min_new_tokens=max(0, self.min_length - known),
                 max_new_tokens=self.max_length - known,
@@ -166,13 +166,13 @@ class HubCaptioner(Captioner):
 
 
 def stored_caption(captioner: Captioner, image: Tensor, store: ArtifactStore, title: str) -> str:
-    """A picture's caption, made once for the same pixels and captioner, then read from the store.
+    """An image's caption, made once for the same pixels and captioner, then read from the store.
 
     Args:
         captioner: Loaded, on its device.
         image: [3, H, W] uint8 RGB.
         store: Where captions are kept.
-        title: What a person calls the picture; not part of the key.
+        title: What a person calls the image; not part of the key.
 
     Raises:
         StoreError: The store cannot be written.

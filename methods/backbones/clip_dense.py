@@ -15,7 +15,7 @@ from methods.backbones.pixels import IMAGENET_MEAN, IMAGENET_STD, normalise, pad
 class OpenCLIPDense(Dense):
     """The patches of a CLIP image encoder (OVDiff takes the keys of the last layer but one).
 
-    Pictures of other sizes than the model's own are seen with bilinearly interpolated position embeddings.
+    Images of other sizes than the model's own are seen with bilinearly interpolated position embeddings.
 
     Args:
         clip: The model; only its image encoder goes to the device.

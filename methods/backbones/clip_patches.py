@@ -16,13 +16,13 @@ Extent = tuple[float, float, float, float]
 
 
 class Patches(NamedTuple):
-    """What a picture's patches are.
+    """What an image's patches are.
 
     Attributes:
         embeddings: [B, D, grid height, grid width] float32, of unit length, in the space of the texts.
         keys: [B, C, grid height, grid width] float32, of the last layer's attention, heads concatenated; None where
             they were not computed.
-        extent: What the grid covers, (top, left, bottom, right) in pixels of the picture.
+        extent: What the grid covers, (top, left, bottom, right) in pixels of the image.
     """
 
     embeddings: Tensor
@@ -31,13 +31,13 @@ class Patches(NamedTuple):
 
 
 class CLIPPatches(ImageText):
-    """A CLIP of open_clip that embeds patches of pictures as well.
+    """A CLIP of open_clip that embeds patches of images as well.
 
-    Position embeddings are interpolated bilinearly for pictures of other sizes than the model's own.
+    Position embeddings are interpolated bilinearly for images of other sizes than the model's own.
 
     Args:
         clip: The model, with a vision transformer.
-        size: Side in pixels to which pictures are squashed first; null shows them as they are, zero-padded at the
+        size: Side in pixels to which images are squashed first; null shows them as they are, zero-padded at the
             bottom and right to whole patches.
 
     Raises:
@@ -47,7 +47,7 @@ class CLIPPatches(ImageText):
     def __init__(self, clip: OpenCLIP, size: int | None = None) -> None:
         super().__init__()
         if size is not None and size < 1:
-            raise ConfigurationError(f"the size of CLIP's pictures must be positive, not {size}")
+            raise ConfigurationError(f"the size of CLIP's images must be positive, not {size}")
         self.clip = clip
         self.size = size
 
@@ -62,7 +62,7 @@ class CLIPPatches(ImageText):
         blocks = dense.visual.transformer.resblocks
         plain = dense.visual.proj is not None and dense.visual.attn_pool is None
         if not plain or len(blocks) < 2 or not isinstance(getattr(blocks[-1], "attn", None), nn.MultiheadAttention):
-            raise ModelError(f"the patches of open_clip '{self.clip.name}' cannot be projected as its pictures are")
+            raise ModelError(f"the patches of open_clip '{self.clip.name}' cannot be projected as its images are")
         self._dense = [dense]  # in a list, so that the image encoder is not a submodule twice
 
     def encode_images(self, images: Tensor) -> Tensor:
@@ -118,7 +118,7 @@ class CLIPPatches(ImageText):
         return embedded.transpose(1, 2).unflatten(2, (like.shape[2], like.shape[3]))
 
     def _extent(self, images: Tensor, grid: Tensor) -> Extent:
-        """The padding lies outside of the picture."""
+        """The padding lies outside of the image."""
         height, width = images.shape[2:]
         if self.size is not None:
             seen_y = seen_x = self.size

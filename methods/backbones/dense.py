@@ -1,4 +1,4 @@
-"""Dense features: a vector for every patch of a picture, from a frozen vision transformer."""
+"""Dense features: a vector for every patch of an image, from a frozen vision transformer."""
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -39,10 +39,10 @@ class Dense(Part):
     def features(
         self, images: Tensor, kind: Kind = "token", layer: int = -1, cls_attention: bool = False
     ) -> ViTFeatures:
-        """Features of pictures, [B, 3, h, w] uint8 RGB, zero-padded at the bottom and right to whole patches.
+        """Features of images, [B, 3, h, w] uint8 RGB, zero-padded at the bottom and right to whole patches.
 
         Args:
-            images: The pictures.
+            images: The images.
             kind: ``key``, ``query`` or ``value`` of a layer's attention, or its output ``token`` (after the final
                 norm for the last layer).
             layer: Which layer, negative from the end.
@@ -56,9 +56,9 @@ class HubViT(Dense):
     Args:
         name: Hub id or folder; ``facebook/dino-vits8`` is the backbone of FOUND.
         revision: Commit or branch on the Hub.
-        mean: Normalisation per channel, for values in [0, 1]; null takes what the model's own preprocessing says, or
-            ImageNet's where it says nothing.
-        std: Likewise.
+        mean: Normalisation per channel, for values in [0, 1]; null takes that of the model's own preprocessing, or
+            ImageNet's if it has none.
+        std: Deviation per channel, chosen as ``mean`` is.
         random_weights: Build from the configuration alone, for tests and timing without the weights.
     """
 

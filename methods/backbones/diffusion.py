@@ -1,4 +1,4 @@
-"""Text-to-image models: pictures of a prompt, each from its own seed, and where they attended to a word."""
+"""Text-to-image models: images of a prompt, each from its own seed, and where they attended to a word."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ class Attribution(Protocol):
 
 
 class GeneratedImages(NamedTuple):
-    """Pictures and their attribution.
+    """Images and their attribution.
 
     Attributes:
         images: [B, 3, H, W] uint8 RGB, on the model's device.
-        maps: [B, words, h, w] float32, where each picture attended to each word; None unless asked for.
+        maps: [B, words, h, w] float32, where each image attended to each word; None unless asked for.
     """
 
     images: Tensor
@@ -70,11 +70,11 @@ class TextToImage(Part):
         words: Sequence[str] = (),
         attribution: Attribution | None = None,
     ) -> GeneratedImages:
-        """Paint one picture per prompt and seed.
+        """Generate one image per prompt and seed.
 
         Args:
             prompts: B prompts; all must contain all words.
-            seeds: B seeds. A picture depends on its own prompt and seed, not on its neighbours.
+            seeds: B seeds. An image depends on its own prompt and seed, not on its neighbours.
             words: Words or phrases to attribute.
             attribution: How to attribute; needed with words.
         """
@@ -83,7 +83,7 @@ class TextToImage(Part):
 class DiffusersTextToImage(TextToImage):
     """Any text-to-image pipeline of diffusers with a cross-attention UNet: Stable Diffusion 1.x, 2.x, XL, Turbo, LCM.
 
-    Pictures are seeded one by one on the CPU, so they do not depend on rank, device or place in the batch; batches of
+    Images are seeded one by one on the CPU, so they do not depend on rank, device or place in the batch; batches of
     other sizes change matrix products in their last bits and so a few pixels by a level, ``batch_size`` 1 nothing.
 
     Args:
@@ -96,7 +96,7 @@ class DiffusersTextToImage(TextToImage):
         negative_prompt: What guidance leads away from; unused without guidance.
         precision: Of weights and activations; float16 needs a GPU.
         size: Height and width in pixels, or one number for both; null takes the model's own.
-        batch_size: Pictures painted at once.
+        batch_size: Images generated at once.
 
     Raises:
         ConfigurationError: A setting is out of range.
@@ -170,7 +170,7 @@ class DiffusersTextToImage(TextToImage):
         }
 
     def source(self) -> dict[str, Any]:
-        """Where the model came from, for a manifest: it does not determine the pictures and is not in ``identity``."""
+        """Where the model came from, for a manifest: it does not determine the images and is not in ``identity``."""
         return {"name": self.name, "revision": self.revision, "variant": self.variant}
 
     @torch.no_grad()
@@ -194,8 +194,8 @@ class DiffusersTextToImage(TextToImage):
         images, maps = [], []
         for start in range(0, len(prompts), self.batch_size):
             some = slice(start, start + self.batch_size)
-            painted, attended = self._paint(list(prompts[some]), seeds[some], words, attribution)
-            images.append(painted)
+            generated, attended = self._generate_batch(list(prompts[some]), seeds[some], words, attribution)
+            images.append(generated)
             maps.append(attended)
         attributed = [entry for entry in maps if entry is not None]
         return GeneratedImages(torch.cat(images), torch.cat(attributed) if attributed else None)
@@ -210,15 +210,15 @@ class DiffusersTextToImage(TextToImage):
         timestep: int = 500,
         seeds: Sequence[int] | None = None,
     ) -> Tensor:
-        """Where the UNet attends to words in given pictures: one conditional pass at one noise level, as a yardstick.
+        """Where the UNet attends to words in given images: one conditional pass at one noise level, as a yardstick.
 
         Args:
             images: [B, 3, h, w] uint8 RGB, of the sides that the autoencoder can take.
             prompts: B captions; all must contain all words.
             words: Words or phrases.
             attribution: How to attribute.
-            timestep: t, to which the pictures are noised.
-            seeds: B seeds of the noise; null gives all pictures the seed 0.
+            timestep: t, to which the images are noised.
+            seeds: B seeds of the noise; null gives all images the seed 0.
 
         Returns:
             [B, words, h', w'] float32.
@@ -231,7 +231,7 @@ class DiffusersTextToImage(TextToImage):
                 self.pipeline.unet(noisy, torch.tensor(timestep, device=noisy.device), **arguments)
         return sums.maps()
 
-    def _paint(
+    def _generate_batch(
         self, prompts: list[str], seeds: Sequence[int], words: Sequence[str], attribution: Attribution | None
     ) -> tuple[Tensor, Tensor | None]:
         """One batch through the pipeline."""

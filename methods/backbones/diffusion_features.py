@@ -1,4 +1,4 @@
-"""Dense features of a picture from inside a denoising UNet: one pass at one noise level."""
+"""Dense features of an image from inside a denoising UNet: one pass at one noise level."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
@@ -33,7 +33,7 @@ OVDIFF_LAYERS = (
 class DiffusionFeatures(FeatureExtractor):
     """Activations of chosen UNet blocks, resized (bilinear) to one grid and concatenated as they are.
 
-    Every picture meets the same noise, drawn from one seed, so its features depend neither on its neighbours nor on
+    Every image meets the same noise, drawn from one seed, so its features depend neither on its neighbours nor on
     its place in a batch. A generator of the same model shares its networks.
 
     Args:
@@ -47,8 +47,8 @@ class DiffusionFeatures(FeatureExtractor):
         attention_layers: Attention blocks whose self-attention, mean over the heads, is appended: a channel for every
             place that a place can attend to (FreeSeg-Diff's "A + F").
         timestep: t; 200 in OVDiff's release, 0 in FreeSeg-Diff.
-        prompt: The text of pictures that come without one.
-        size: Side in pixels at which pictures are seen; null takes the model's own.
+        prompt: The text of images that come without one.
+        size: Side in pixels at which images are seen; null takes the model's own.
         fit: ``squash`` makes them ``size`` x ``size``, as both releases do; ``short`` brings the short side to
             ``size``, or the long side to 4 x ``size`` if that is less; ``none`` leaves them as they come. The last two
             round to whole cells of the UNet's coarsest level.
@@ -124,7 +124,7 @@ class DiffusionFeatures(FeatureExtractor):
         return {"model": parts.configuration(self.pipeline), "schedule": parts.noise_schedule(self.pipeline)[1]}
 
     def resolved(self) -> Mapping[str, Any]:
-        """The model's own size; pictures that are left as they come have none."""
+        """The model's own size; images that are left as they come have none."""
         return {"size": None if self.fit == "none" else self._side}
 
     @torch.no_grad()
@@ -136,7 +136,7 @@ class DiffusionFeatures(FeatureExtractor):
             prompts: B texts; null takes the setting.
 
         Returns:
-            [B, D, grid height, grid width] float32; the grid covers the whole picture.
+            [B, D, grid height, grid width] float32; the grid covers the whole image.
         """
         size = self._seen_size(images.shape[2], images.shape[3])
         latents = parts.latent_size(size, self.pipeline)
@@ -186,7 +186,7 @@ class DiffusionFeatures(FeatureExtractor):
         return self.size or parts.own_size(self.pipeline)[0]
 
     def _seen_size(self, height: int, width: int) -> tuple[int, int]:
-        """The (height, width) in pixels at which a picture is encoded."""
+        """The (height, width) in pixels at which an image is encoded."""
         side = self._side
         if self.fit == "squash":
             return parts.check_size((side, side), self.pipeline)

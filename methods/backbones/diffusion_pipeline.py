@@ -16,7 +16,7 @@ from methods.backbones import hub
 Precision = Literal["float32", "float16", "bfloat16"]
 WHAT, MARKER = "diffusion pipeline", "model_index.json"
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
-# Parts of some pipelines that paint nothing: they are neither loaded nor asked for.
+# Parts of some pipelines that generate nothing: they are neither loaded nor asked for.
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
 _HELD: WeakValueDictionary[tuple[Any, ...], DiffusionPipeline] = WeakValueDictionary()
 
@@ -75,7 +75,7 @@ def check_pipeline(pipeline: DiffusionPipeline, name: str) -> None:
 
 
 def modules(pipeline: DiffusionPipeline) -> dict[str, nn.Module]:
-    """The networks that determine what is painted, by the names of their folders."""
+    """The networks that determine what is generated, by the names of their folders."""
     found = {part: getattr(pipeline, part, None) for part in PARTS}
     return {part: module for part, module in found.items() if module is not None}
 
@@ -135,7 +135,7 @@ def own_size(pipeline: DiffusionPipeline) -> tuple[int, int]:
 
 
 def latent_size(size: tuple[int, int], pipeline: DiffusionPipeline) -> tuple[int, int]:
-    """The latents' (height, width) of pictures of a size in pixels."""
+    """The latents' (height, width) of images of a size in pixels."""
     factor = int(pipeline.vae_scale_factor)
     return size[0] // factor, size[1] // factor
 
@@ -155,7 +155,7 @@ def grid_of(places: int, latents: tuple[int, int]) -> tuple[int, int]:
 
 
 def text_arguments(pipeline: DiffusionPipeline, prompts: Sequence[str], size: tuple[int, int]) -> dict[str, Any]:
-    """What the UNet is told about the text, for one pass without guidance; SDXL also hears the picture's size."""
+    """What the UNet is told about the text, for one pass without guidance; SDXL also hears the image's size."""
     if not hasattr(pipeline, "text_encoder_2"):
         embeddings, _ = pipeline.encode_prompt(list(prompts), pipeline.unet.device, 1, False)
         return {"encoder_hidden_states": embeddings}
@@ -190,13 +190,13 @@ def noisy_latents(
     sample: bool = True,
     noise: bool = True,
 ) -> Tensor:
-    """Pictures as the UNet would meet them at a timestep: encoded, scaled, and noised as DDPM does.
+    """Images as the UNet would meet them at a timestep: encoded, scaled, and noised as DDPM does.
 
     Args:
         pipeline: The pipeline.
         images: [B, 3, H, W] in [0, 255].
         timestep: t in [0, training timesteps).
-        seeds: B seeds, for the latents' sample and then the noise; one picture's do not depend on the others'.
+        seeds: B seeds, for the latents' sample and then the noise; one image's do not depend on the others'.
         sample: Sample the autoencoder's posterior, instead of taking its mean.
         noise: Add the timestep's noise.
 

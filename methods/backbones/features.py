@@ -1,4 +1,4 @@
-"""Φ_v: dense features of a picture, from whatever frozen model, with all choices made."""
+"""Φ_v: dense features of an image, from whatever frozen model, with all choices made."""
 
 from abc import abstractmethod
 from typing import Literal
@@ -12,11 +12,11 @@ from methods.backbones.pixels import fitted_scale, resize
 
 
 class FeatureExtractor(Part):
-    """Dense features of pictures."""
+    """Dense features of images."""
 
     @abstractmethod
     def features(self, images: Tensor) -> Tensor:
-        """[B, 3, h, w] uint8 RGB -> [B, D, grid height, grid width] float32; the grid covers the whole picture."""
+        """[B, 3, h, w] uint8 RGB -> [B, D, grid height, grid width] float32; the grid covers the whole image."""
 
 
 class DenseFeatures(FeatureExtractor):
@@ -26,7 +26,7 @@ class DenseFeatures(FeatureExtractor):
         backbone: The frozen model.
         kind: ``key``, ``query``, ``value`` or ``token``.
         layer: Which layer, negative from the end.
-        size: Side in pixels to which pictures and windows are resized first; null shows them as they are.
+        size: Side in pixels to which images and windows are resized first; null shows them as they are.
         fit: ``squash`` makes them ``size`` x ``size``; ``short`` brings the short side to ``size``, or the long side to
             4 x ``size`` if that is less.
 

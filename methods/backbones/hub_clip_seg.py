@@ -1,4 +1,4 @@
-"""CLIPSeg of transformers: a mask of a picture for any text."""
+"""CLIPSeg of transformers: a mask of an image for any text."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,9 +19,9 @@ class HubCLIPSeg(HubImageText):
     Args:
         name: Hub id or folder.
         revision: Commit or branch on the Hub.
-        size: Side in pixels to which pictures are squashed; 352 is what CLIPSeg was trained with. Its decoder sees
+        size: Side in pixels to which images are squashed; 352 is what CLIPSeg was trained with. Its decoder sees
             squares alone.
-        class_batch: Texts of one picture that are decoded at once.
+        class_batch: Texts of one image that are decoded at once.
         text_batch: Texts encoded at once.
 
     Raises:
@@ -58,7 +58,7 @@ class HubCLIPSeg(HubImageText):
         super().adopt(model, tokenizer, preprocessing)
 
     def encode_images(self, images: Tensor) -> Tensor:
-        """Pictures of any size, squashed to ``size``."""
+        """Images of any size, squashed to ``size``."""
         features = self.model.clip.get_image_features(self._pixels(images)).pooler_output
         return F.normalize(features.float(), dim=-1)
 
@@ -68,7 +68,7 @@ class HubCLIPSeg(HubImageText):
         return features
 
     def activations(self, images: Tensor) -> list[Tensor]:
-        """What the decoder reads of pictures, the same for all texts.
+        """What the decoder reads of images, the same for all texts.
 
         Args:
             images: [B, 3, h, w] uint8 RGB.
@@ -85,7 +85,7 @@ class HubCLIPSeg(HubImageText):
         Args:
             activations: Of B images, as ``activations`` gives them.
             conditions: [C, D], texts as ``embed_text`` gives them.
-            stride: Pixels of the squashed picture per score; scores are averaged over them.
+            stride: Pixels of the squashed image per score; scores are averaged over them.
 
         Returns:
             [B, C, ⌈size / stride⌉, ⌈size / stride⌉] float32 in [0, 1].
@@ -104,7 +104,7 @@ class HubCLIPSeg(HubImageText):
         )
 
     def _decode(self, levels: list[Tensor], conditions: Tensor, side: int) -> Tensor:
-        """One picture and some texts: [C, side, side]."""
+        """One image and some texts: [C, side, side]."""
         repeated = [level.expand(len(conditions), -1, -1) for level in levels]
         logits = self.model.decoder(repeated, conditions.to(self._dtype)).logits
         return F.interpolate(logits.float().sigmoid()[:, None], (side, side), mode="area")[:, 0]

@@ -1,4 +1,4 @@
-"""GroupViT of transformers: the groups that it parts a picture into."""
+"""GroupViT of transformers: the groups that it parts an image into."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -13,13 +13,13 @@ from methods.backbones.pixels import normalise, pad_to_multiple, resize
 
 
 class Groups(NamedTuple):
-    """What GroupViT makes of pictures.
+    """What GroupViT makes of images.
 
     Attributes:
         embeddings: [B, G, D] float32, one per group, of unit length.
-        mean: [B, D] float32, the picture's own embedding, of unit length.
+        mean: [B, D] float32, the image's own embedding, of unit length.
         assignment: [B, G, grid height, grid width] float32, the share of a patch that belongs to each group.
-        patch_size: Pixels per patch; the grid begins at the picture's top left corner.
+        patch_size: Pixels per patch; the grid begins at the image's top left corner.
     """
 
     embeddings: Tensor
@@ -58,7 +58,7 @@ class HubGroupViT(HubImageText):
         return min(float(self.model.logit_scale.exp()), 100.0)
 
     def encode_images(self, images: Tensor) -> Tensor:
-        """Pictures of any size, squashed to the model's own."""
+        """Images of any size, squashed to the model's own."""
         return self.group(resize(images, (self._side, self._side)).to(images.dtype)).mean
 
     def text_features(self, tokens: Mapping[str, Tensor]) -> Tensor:
@@ -67,9 +67,9 @@ class HubGroupViT(HubImageText):
         return features
 
     def group(self, images: Tensor) -> Groups:
-        """Groups of pictures, zero-padded at the bottom and right to whole patches.
+        """Groups of images, zero-padded at the bottom and right to whole patches.
 
-        transformers' forward accepts pictures of one size alone; its parts take any, with interpolated positions.
+        transformers' forward accepts images of one size alone; its parts take any, with interpolated positions.
 
         Args:
             images: [B, 3, h, w] uint8 RGB.

@@ -1,4 +1,4 @@
-"""Image-text models: one embedding for a picture, one for a text, in one space."""
+"""Image-text models: one embedding for an image, one for a text, in one space."""
 
 import logging
 from abc import abstractmethod
@@ -86,7 +86,8 @@ class OpenCLIP(ImageText):
             what = f"open_clip model '{self.name}' / '{self.pretrained}'"
             if repository := self._repository():
                 raise hub.not_here(repository, what=f"{what} of") from error
-            raise ModelError(f"the {what} cannot be built from what is here: {error}") from error
+            why = " ".join(str(error).split())
+            raise ModelError(f"the {what} cannot be built from what is here: {why}") from error
         finally:
             logging.getLogger().setLevel(level)
         visual = model.visual
@@ -115,10 +116,13 @@ class OpenCLIP(ImageText):
 
     def configuration(self) -> Any:
         """open_clip's configuration with its ``quick_gelu``, the tokenizer's vocabulary, and the normalisation."""
+        layers = {type(layer).__name__ for layer in self.model.modules()}
         words = getattr(self._tokenizer, "tokenizer", None)
         tokens = self._tokenizer.encoder if words is None else words.get_vocab()
         return {
             "model": hub.plain_config(open_clip.get_model_config(self.name)),
+            # A checkpoint's tag may decide over the configuration.
+            "activations": sorted(name for name in layers if "gelu" in name.lower()),
             "context_length": int(self._tokenizer.context_length),
             "vocabulary": hub.vocabulary(tokens),
             "mean": list(self._mean),
@@ -127,7 +131,7 @@ class OpenCLIP(ImageText):
         }
 
     def encode_images(self, images: Tensor) -> Tensor:
-        """Pictures of any size, squashed to the model's input (bicubic, as its own processor does)."""
+        """Images of any size, squashed to the model's input (bicubic, as its own processor does)."""
         pixels = normalise(resize(images, self.input_size), self._mean, self._std)
         embedded = self.model.encode_image(pixels.to(self._dtype))
         return F.normalize(embedded.float(), dim=-1)

@@ -1,4 +1,4 @@
-"""From uint8 pictures to a model's input."""
+"""From uint8 images to a model's input."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,7 @@ def resize(images: Tensor, size: tuple[int, int], mode: str = "bicubic") -> Tens
         mode: ``bicubic`` or ``bilinear``.
 
     Returns:
-        [B, 3, height, width] float32 in [0, 255], rounded to whole values as an 8-bit picture would be.
+        [B, 3, height, width] float32 in [0, 255], rounded to whole values as an 8-bit image would be.
     """
     pixels = images.float()
     if tuple(images.shape[2:]) == size:
@@ -28,7 +28,7 @@ def resize(images: Tensor, size: tuple[int, int], mode: str = "bicubic") -> Tens
 
 
 def fitted_scale(height: int, width: int, side: int) -> float:
-    """What brings a picture's short side to ``side`` pixels, or its long side to 4 x ``side`` if that is less.
+    """What brings an image's short side to ``side`` pixels, or its long side to 4 x ``side`` if that is less.
 
     Without the bound a line of pixels would be seen thousands of pixels long.
     """

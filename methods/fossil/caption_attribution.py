@@ -1,4 +1,4 @@
-"""Attribution of pictures of captions, each to the nouns of its own caption."""
+"""Attribution of images of captions, each to the nouns of its own caption."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,15 +11,15 @@ BOS = 0
 
 
 class CaptionAttribution(Attribution):
-    """An attribution in which every prompt has words of its own, so that captions can be painted in batches.
+    """An attribution in which every prompt has words of its own, so that captions can be generated in batches.
 
     Args:
         attribution: How attention becomes a map.
-        words: The words of every prompt that will be painted.
+        words: The words of every prompt that will be generated.
 
     Attributes:
         width: The most words of a prompt; maps beyond a prompt's own words mean nothing.
-        unread: (prompt, word) where the word lies beyond the tokens that the model reads; known after painting.
+        unread: (prompt, word) where the word lies beyond the tokens that the model reads; known after generation.
     """
 
     def __init__(self, attribution: Attribution, words: Mapping[str, Sequence[str]]) -> None:

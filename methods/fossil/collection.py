@@ -5,10 +5,11 @@ No code was released; what the paper leaves open is a parameter here.
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
+from harness.artifacts.work_item import key_of
 from harness.data.prompts import check_templates
 from harness.method.part import Part
 from harness.system.errors import ConfigurationError
@@ -86,11 +87,11 @@ class Collection(Part):
         captions: The paper takes all of COCO's training captions, five per image.
         nouns: Finds the nouns of a caption.
         shard: Captions per entry of the store.
-        seed: The picture of caption ``id`` has the seed ``seed * 10000000 + id``, whatever its shard, batch or rank.
+        seed: The image of caption ``id`` has the seed ``seed * 10000000 + id``, whatever its shard, batch or rank.
         threshold: Of the heat maps after centring and sigmoid, see ``binary_maps``.
         centre: How heat maps are centred first, see ``binary_maps``.
-        keep_pictures: Keep pictures and heat maps, so that another backbone or threshold costs no generation: 0.8 MB a
-            caption at 512 pixels, uncompressed, plus 8 kB a noun. Without, they can be painted again from their seeds.
+        keep_images: Keep images and heat maps, so that another backbone or threshold costs no generation: 0.8 MB a
+            caption at 512 pixels, uncompressed, plus 8 kB a noun. Otherwise they are generated again from their seeds.
         templates: Prompts that a noun, and later a class name, is put into, with one ``{}``.
         word_weight: Of the noun against its caption in the textual embedding, in [0, 1].
         unit_parts: Bring noun and caption to unit length before they are mixed; otherwise the mean over the templates,
@@ -109,7 +110,7 @@ class Collection(Part):
         seed: int = 42,
         threshold: float = 0.45,
         centre: Centre = "standardise",
-        keep_pictures: bool = False,
+        keep_images: bool = False,
         templates: Sequence[str] = TEMPLATES,
         word_weight: float = 0.9,
         unit_parts: bool = True,
@@ -126,7 +127,7 @@ class Collection(Part):
         self.seed = seed
         self.threshold = threshold
         self.centre: Centre = centre
-        self.keep_pictures = keep_pictures
+        self.keep_images = keep_images
         self.templates = check_templates(templates, "collection.templates")
         self.word_weight = word_weight
         self.unit_parts = unit_parts
@@ -139,6 +140,10 @@ class Collection(Part):
             DataError: The captions cannot be read.
         """
         self.shards()
+
+    def configuration(self) -> Any:
+        """A hash of all captions."""
+        return {"captions": key_of({"shards": self.shards().fingerprints})}
 
     def shards(self) -> CaptionShards:
         """The captions in shards, listed once."""

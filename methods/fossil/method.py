@@ -29,7 +29,7 @@ from methods.fossil.collection import Collection
 from methods.fossil.pooling import pool_regions
 from methods.fossil.retrieval import Retrieval, Retrieved
 from methods.fossil.search import FlatIndex, Index
-from methods.fossil.stages import PictureStage, ReferenceStage, TextStage
+from methods.fossil.stages import ImageStage, ReferenceStage, TextStage
 from methods.regions.base import Regions
 from methods.support.attribution import Attribution
 from methods.support.provenance import stretch, winners
@@ -59,7 +59,7 @@ class FOSSIL(SegmentationMethod):
     """Segmentation by matching regions with prototypes, which are retrieved from a collection of synthetic references.
 
     Args:
-        generator: Paints the captions; Stable Diffusion 2.1-base with 50 steps in the paper.
+        generator: Generates an image of every caption; Stable Diffusion 2.1-base with 50 steps in the paper.
         extractor: Φ_v; DINOv2 ViT-L/14 in the paper, see Table 2 for others.
         clip: Its text encoder is Φ_t; CLIP ViT-L/14 in the paper.
         collection: The captions and what is made of them.
@@ -67,18 +67,19 @@ class FOSSIL(SegmentationMethod):
         regions: Class-agnostic masks, OpenCut in the paper; null classifies every patch on its own (Figure 3), scores
             then being interpolated between patches.
         refiner: PAMR, a dense CRF, or null; the paper has none.
-        references: N (Table 3).
-        prototypes: K (Table 3); a concept with no more than K references has each as a prototype.
+        num_references: N (Table 3).
+        num_prototypes: K (Table 3); a concept with no more than K references has each as a prototype.
         gamma: γ (Table 3).
         sigmoid: Whether ``each`` cosine passes through a sigmoid before they are mixed, as in the paper (Eq. 5), or
             their mixture does (``mixed``), as in FreeDA.
         index: How references are searched; null searches exactly.
         clustering: How references become prototypes.
-        words: What to call a class, where its name in the vocabulary is not what one would say; the paper changes none.
+        prompt_names: What to call a class in prompts, where its name in the vocabulary is no natural phrase; the paper
+            changes none.
         regions_on: Regions of each ``window``, as when the method is called window by window, or of the whole ``image``
             once, cut at the windows. The paper does not say.
-        uncovered: What a pixel that no region covers takes: the scores of the ``patch`` that it lies in, as in the
-            paper (Sec. 3.5), or scores ``interpolated`` between patches, as without regions.
+        uncovered: Score of pixels outside all regions: that of their ``patch``, as in the paper (Sec. 3.5),
+            or ``interpolated`` between patches, as without regions.
         score_stride: Pixels per score, in both directions, with regions; a label changes no more often than that. TCL's
             masks have 4.
         background_threshold: Constant score of the background, for vocabularies that have one; scores lie in 0.27 to
@@ -102,13 +103,13 @@ class FOSSIL(SegmentationMethod):
         attribution: Attribution | None = None,
         regions: Regions | None = None,
         refiner: Refiner | None = None,
-        references: int = 150,
-        prototypes: int = 10,
+        num_references: int = 150,
+        num_prototypes: int = 10,
         gamma: float = 0.5,
         sigmoid: Sigmoid = "each",
         index: Index | None = None,
         clustering: KMeans | None = None,
-        words: dict[str, str] | None = None,
+        prompt_names: dict[str, str] | None = None,
         regions_on: Literal["window", "image"] = "window",
         uncovered: Literal["patch", "interpolated"] = "patch",
         score_stride: int = 4,
@@ -116,8 +117,10 @@ class FOSSIL(SegmentationMethod):
         window_batch: int = 8,
     ) -> None:
         super().__init__(window_batch, background_threshold)
-        if references < 1 or prototypes < 1 or score_stride < 1:
-            raise ConfigurationError("method: references (N), prototypes (K) and score_stride must be at least 1")
+        if num_references < 1 or num_prototypes < 1 or score_stride < 1:
+            raise ConfigurationError(
+                "method: num_references (N), num_prototypes (K) and score_stride must be at least 1"
+            )
         if not 0 <= gamma <= 1:
             raise ConfigurationError(f"method.gamma (γ) must lie in 0 to 1, not be {gamma}")
         self.generator = generator
@@ -127,32 +130,27 @@ class FOSSIL(SegmentationMethod):
         self.attribution = attribution or Attribution("daam")
         self.regions = regions
         self.refiner = refiner
-        self.references, self.prototypes, self.gamma = references, prototypes, gamma
+        self.num_references, self.num_prototypes, self.gamma = num_references, num_prototypes, gamma
         self.sigmoid: Sigmoid = sigmoid
         self.index = index or FlatIndex()
         self.clustering = clustering or KMeans()
-        self.words = words or {}
+        self.prompt_names = prompt_names or {}
         self.regions_on = regions_on
         self.uncovered = uncovered
         self.score_stride = score_stride
 
-    def load(self) -> None:
-        """Load the generator, Φ_v, Φ_t, the region proposer and the reader of nouns, and list the captions."""
-        for part in (self.collection, *self.parts(), self.attribution, self.index, self.clustering):
-            part.load()
-
     # Section 3.2: reference collection generation.
 
     def stages(self) -> Sequence[Stage]:
-        """Pictures, if they are kept; references; and their texts."""
+        """Images, if they are kept; references; and their texts."""
         texts = self._texts
-        pictures = [texts.references.pictures] if self.collection.keep_pictures else []
-        return [*pictures, texts.references, texts]
+        images = [texts.references.image_stage] if self.collection.keep_images else []
+        return [*images, texts.references, texts]
 
     @cached_property
     def _texts(self) -> TextStage:
-        pictures = PictureStage(self.collection, self.generator, self.attribution)
-        references = ReferenceStage(pictures, self.extractor)
+        images = ImageStage(self.collection, self.generator, self.attribution)
+        references = ReferenceStage(images, self.extractor)
         return TextStage(references, self.clip)
 
     # Section 3.3: prototype creation.
@@ -165,7 +163,7 @@ class FOSSIL(SegmentationMethod):
             ``centroid`` [C, N] int64, the prototype that each retrieved reference belongs to.
         """
         found = self._retrieval.find(self._concepts(), store)
-        clustered = [self.clustering(each.visual, self.prototypes) for each in found]
+        clustered = [self.clustering(each.visual, self.num_prototypes) for each in found]
         most = max(len(centroids) for centroids, _ in clustered)
         return {
             "prototypes": torch.stack([F.pad(v, (0, 0, 0, most - len(v))) for v, _ in clustered]),
@@ -181,10 +179,10 @@ class FOSSIL(SegmentationMethod):
 
     @cached_property
     def _retrieval(self) -> Retrieval:
-        return Retrieval(self._texts, self.clip, self.index, self.references)
+        return Retrieval(self._texts, self.clip, self.index, self.num_references)
 
     def _concepts(self) -> list[str]:
-        return list(self.vocabulary.spoken(self.words).values())
+        return list(self.vocabulary.spoken(self.prompt_names).values())
 
     # Section 3.5: inference.
 
@@ -279,10 +277,10 @@ class FOSSIL(SegmentationMethod):
     def _evidence(self, label: int, found: Retrieved, row: int, share: float) -> Evidence:
         stage = self._texts.references
         reference = found.references[row]
-        picture, heat = stage.pictures.again(reference, found.shards[row], self.store)
-        region = stretch(stage.masks(heat[None])[0], (picture.shape[1], picture.shape[2]))
+        image, heat = stage.image_stage.regenerate(reference, found.shards[row], self.store)
+        region = stretch(stage.masks(heat[None])[0], (image.shape[1], image.shape[2]))
         title = f"'{reference.noun.text}' in \"{reference.caption.text}\", {100 * share:.0f} %"
-        return Evidence(label, title, picture.permute(1, 2, 0).numpy(), region.numpy())
+        return Evidence(label, title, image.permute(1, 2, 0).numpy(), region.numpy())
 
 
 def unit(vectors: Tensor) -> Tensor:

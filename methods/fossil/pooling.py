@@ -8,7 +8,7 @@ def pool_regions(features: Tensor, masks: Tensor) -> Tensor:
     """v_R: the mean of the features under each mask, weighted by the mask's value on their grid (Eq. 4).
 
     Masks reach the grid by bilinear interpolation, as in the paper, and weigh with the fractions that it gives, as in
-    FreeDA (aimagelab/freeda, ``freeda.py``), by the same authors; FreeDA aligns corners, here cells cover the picture
+    FreeDA (aimagelab/freeda, ``freeda.py``), by the same authors; FreeDA aligns corners, here cells cover the image
     evenly. Bilinear interpolation reads a few pixels of a cell: a mask so thin that it misses all of them is weighted
     by the share of each cell that it covers.
 

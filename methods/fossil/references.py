@@ -1,4 +1,4 @@
-"""Where an entry of the reference collection comes from: its caption, its noun, its picture's seed."""
+"""Where an entry of the reference collection comes from: its caption, its noun, its image's seed."""
 
 import json
 from collections.abc import Sequence
@@ -15,8 +15,8 @@ class Reference(NamedTuple):
     """The provenance of one entry.
 
     Attributes:
-        caption: The caption that was painted.
-        seed: Of the picture.
+        caption: The caption that was generated.
+        seed: Of the image.
         noun: The noun that stands for the region.
     """
 

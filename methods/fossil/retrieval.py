@@ -52,7 +52,7 @@ class Retrieval:
         keys = [item.key for stage in (texts.references, texts) for item in stage.items()]
         self._shared = {
             "collection": key_of({"keys": keys}),
-            "templates": list(texts.references.pictures.collection.templates),
+            "templates": list(texts.references.image_stage.collection.templates),
             "references": count,
             "index": index.identity(),
         }
@@ -93,13 +93,11 @@ class Retrieval:
         return Retrieved(entry["visual"].float(), entry["similarities"], provenance, entry["shards"].tolist())
 
     def _search(self, words: Sequence[str], store: ArtifactStore) -> list[dict[str, Tensor]]:
-        templates = self.texts.references.pictures.collection.templates
+        templates = self.texts.references.image_stage.collection.templates
         queries = self.clip.encode_classes(words, templates).float().cpu().numpy()
         found = self.index.search(Vectors(self.texts, store), queries, self.count)
         if not found.places.shape[1]:
-            raise DataError(
-                "the reference collection is empty: its captions have no nouns that were found in a picture"
-            )
+            raise DataError("the reference collection is empty: its captions have no nouns that were found in an image")
         gathered = self._gather(found.places, store)
         entries = []
         for similarities, row in zip(found.similarities, found.places.tolist(), strict=True):

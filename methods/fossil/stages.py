@@ -1,7 +1,7 @@
 """From captions to the reference collection in stages, each kept in the store (FOSSIL, Section 3.2).
 
 An item of work is a shard of some dozen captions, so that an entry is one file of many embeddings, a killed run loses
-no more than the shards in its hands, and appending captions changes no full shard. The stages: pictures with their
+no more than the shards in its hands, and appending captions changes no full shard. The stages: images with their
 attention (only where they shall be kept), references (visual embeddings), and texts (textual embeddings).
 """
 
@@ -28,13 +28,13 @@ from methods.support.attribution import Attribution
 from methods.support.nouns import Noun
 
 
-class Painted(NamedTuple):
-    """A shard's pictures.
+class GeneratedShard(NamedTuple):
+    """A shard's images.
 
     Attributes:
         images: [n, 3, H, W] uint8 RGB, of the captions that have nouns.
         maps: [R, h, w] float16, the attention to each noun; zeros where the model did not read so far.
-        places: [R] int64, which picture a noun belongs to.
+        places: [R] int64, which image a noun belongs to.
         references: R of them.
     """
 
@@ -44,8 +44,8 @@ class Painted(NamedTuple):
     references: list[Reference]
 
 
-class PictureStage(Stage):
-    """A picture of every caption, and where it attended to the caption's nouns (DAAM).
+class ImageStage(Stage):
+    """An image of every caption, and where it attended to the caption's nouns (DAAM).
 
     Args:
         collection: Settings.
@@ -53,7 +53,7 @@ class PictureStage(Stage):
         attribution: How attention becomes a map.
     """
 
-    name = "pictures of captions"
+    name = "images of captions"
 
     def __init__(self, collection: Collection, generator: TextToImage, attribution: Attribution) -> None:
         self.collection = collection
@@ -67,7 +67,7 @@ class PictureStage(Stage):
         }
 
     def spec(self, number: int) -> dict[str, Any]:
-        """What determines the pictures of a shard."""
+        """What determines the images of a shard."""
         return {"captions": self.collection.shards().fingerprints[number], **self._shared}
 
     def title(self, number: int) -> str:
@@ -76,47 +76,47 @@ class PictureStage(Stage):
         return f"captions {first} to {min(first + self.collection.shard - 1, self.collection.shards().total)}"
 
     def item(self, number: int) -> WorkItem:
-        """The pictures of one shard."""
-        return WorkItem({"kind": "caption_pictures", **self.spec(number)}, self.title(number))
+        """The images of one shard."""
+        return WorkItem({"kind": "caption_images", **self.spec(number)}, self.title(number))
 
     def items(self) -> Sequence[WorkItem]:
         """One per shard."""
         return [self.item(number) for number in range(len(self.collection.shards().fingerprints))]
 
     def make(self, item: WorkItem, store: ArtifactStore) -> dict[str, Tensor]:
-        """``images``, ``maps``, ``places`` and ``provenance``, as in ``Painted``."""
-        made = self.paint(self.collection.shards().number(item.spec["captions"]))
+        """``images``, ``maps``, ``places`` and ``provenance``, as in ``Generated``."""
+        made = self.generate(self.collection.shards().number(item.spec["captions"]))
         packed = {"images": made.images, "maps": made.maps, "places": made.places}
         return {**packed, "provenance": pack(made.references)}
 
-    def load(self, number: int, store: ArtifactStore) -> Painted:
-        """A shard's pictures from the store."""
+    def load(self, number: int, store: ArtifactStore) -> GeneratedShard:
+        """A shard's images from the store."""
         entry = store.load(self.item(number).key)
-        return Painted(entry["images"], entry["maps"], entry["places"], unpack(entry["provenance"]))
+        return GeneratedShard(entry["images"], entry["maps"], entry["places"], unpack(entry["provenance"]))
 
-    def paint(self, number: int) -> Painted:
-        """A shard's pictures, painted now; captions without nouns are not painted."""
+    def generate(self, number: int) -> GeneratedShard:
+        """A shard's images, generated now; captions without nouns are not generated."""
         captions = {caption: self._nouns(caption) for caption in self.collection.shards().read(number)}
         captions = {caption: nouns for caption, nouns in captions.items() if nouns}
         if not captions:
             none = torch.zeros(0, 3, 2, 2)
-            return Painted(none.byte(), none[:, 0].half(), none[:, 0, 0, 0].long(), [])
-        return self._paint(captions)
+            return GeneratedShard(none.byte(), none[:, 0].half(), none[:, 0, 0, 0].long(), [])
+        return self._generate(captions)
 
-    def again(self, reference: Reference, number: int, store: ArtifactStore) -> tuple[Tensor, Tensor]:
-        """The picture of one reference of a shard, [3, H, W] uint8, and its map, [h, w] float16.
+    def regenerate(self, reference: Reference, number: int, store: ArtifactStore) -> tuple[Tensor, Tensor]:
+        """The image of one reference of a shard, [3, H, W] uint8, and its map, [h, w] float16.
 
-        From the store, if pictures are kept; otherwise it is painted again, in a batch of its own, so that single
+        From the store, if images are kept; otherwise it is generated again, in a batch of its own, so that single
         pixels may differ by a level from those that the reference was made of.
         """
-        if not self.collection.keep_pictures:
-            made = self._paint({reference.caption: [reference.noun]})
+        if not self.collection.keep_images:
+            made = self._generate({reference.caption: [reference.noun]})
             return made.images[0], made.maps[0]
         made = self.load(number, store)
         row = made.references.index(reference)
         return made.images[int(made.places[row])], made.maps[row]
 
-    def _paint(self, captions: dict[Caption, list[Noun]]) -> Painted:
+    def _generate(self, captions: dict[Caption, list[Noun]]) -> GeneratedShard:
         # Captions of the same words share their nouns.
         words = {caption.text: [noun.text for noun in nouns] for caption, nouns in captions.items()}
         attribution = CaptionAttribution(self.attribution, words)
@@ -133,7 +133,7 @@ class PictureStage(Stage):
                 maps.append(attended[place, column] * read)
                 places.append(place)
                 references.append(Reference(caption, seeds[place], noun))
-        return Painted(made.images.cpu(), torch.stack(maps), torch.tensor(places), references)
+        return GeneratedShard(made.images.cpu(), torch.stack(maps), torch.tensor(places), references)
 
     def _nouns(self, caption: Caption) -> list[Noun]:
         """The caption's nouns, each word once: its map is of all its occurrences, or of the first."""
@@ -147,49 +147,49 @@ class ReferenceStage(Stage):
     """Visual Reference Embeddings: each noun's binary heat map, and the mean feature under it.
 
     Args:
-        pictures: The stage before; its entries are read if the collection keeps them, and otherwise made in passing.
+        images: The stage before; its entries are read if the collection keeps them, and otherwise made in passing.
         extractor: Φ_v, loaded, on its device.
     """
 
     name = "reference collection"
 
-    def __init__(self, pictures: PictureStage, extractor: FeatureExtractor) -> None:
-        self.pictures = pictures
+    def __init__(self, image_stage: ImageStage, extractor: FeatureExtractor) -> None:
+        self.image_stage = image_stage
         self.extractor = extractor
         self._shared = {
-            "threshold": pictures.collection.threshold,
-            "centre": pictures.collection.centre,
+            "threshold": image_stage.collection.threshold,
+            "centre": image_stage.collection.centre,
             "extractor": extractor.identity(),
         }
 
     def item(self, number: int) -> WorkItem:
         """The references of one shard."""
-        spec = {"kind": "references", **self.pictures.spec(number), **self._shared}
-        return WorkItem(spec, self.pictures.title(number))
+        spec = {"kind": "references", **self.image_stage.spec(number), **self._shared}
+        return WorkItem(spec, self.image_stage.title(number))
 
     def items(self) -> Sequence[WorkItem]:
         """One per shard."""
-        return [self.item(number) for number in range(len(self.pictures.collection.shards().fingerprints))]
+        return [self.item(number) for number in range(len(self.image_stage.collection.shards().fingerprints))]
 
     def make(self, item: WorkItem, store: ArtifactStore) -> dict[str, Tensor]:
         """Of the R nouns whose masks are neither empty nor full: the embeddings and where they come from.
 
         Returns:
-            ``visual`` [R, D] float16; ``area`` [R] float16, the mask's share of the picture; ``provenance`` [bytes]
+            ``visual`` [R, D] float16; ``area`` [R] float16, the mask's share of the image; ``provenance`` [bytes]
             uint8, see ``references.pack``.
 
         Raises:
             ModelError: Features are not finite, or not in float16.
         """
-        number = self.pictures.collection.shards().number(item.spec["captions"])
-        keep = self.pictures.collection.keep_pictures
-        painted = self.pictures.load(number, store) if keep else self.pictures.paint(number)
-        masks = self.masks(painted.maps)
+        number = self.image_stage.collection.shards().number(item.spec["captions"])
+        keep = self.image_stage.collection.keep_images
+        generated = self.image_stage.load(number, store) if keep else self.image_stage.generate(number)
+        masks = self.masks(generated.maps)
         area = masks.flatten(1).float().mean(dim=1)
         usable = (area > 0) & (area < 1)
         rows, vectors = [], [torch.zeros(0, 1, dtype=torch.float16)]
-        for place, image in enumerate(painted.images):
-            own = (usable & (painted.places == place)).nonzero()[:, 0]
+        for place, image in enumerate(generated.images):
+            own = (usable & (generated.places == place)).nonzero()[:, 0]
             if len(own):
                 vectors.append(self._pool(image, masks[own]))
                 rows.append(own)
@@ -197,16 +197,16 @@ class ReferenceStage(Stage):
         return {
             "visual": torch.cat(vectors[1:] or vectors),
             "area": area[order].half(),
-            "provenance": pack([painted.references[row] for row in order.tolist()]),
+            "provenance": pack([generated.references[row] for row in order.tolist()]),
         }
 
     def masks(self, maps: Tensor) -> Tensor:
         """Binary heat maps: [R, h, w] -> [R, h, w] bool."""
-        collection = self.pictures.collection
+        collection = self.image_stage.collection
         return binary_maps(maps, collection.threshold, collection.centre)
 
     def _pool(self, image: Tensor, masks: Tensor) -> Tensor:
-        # One picture at a time: features then do not depend on what shares their batch.
+        # One image at a time: features then do not depend on what shares their batch.
         device = self.extractor.device
         features = self.extractor.features(image[None].to(device))[0]
         pooled = pool_regions(features, masks.to(device)).half().cpu()
@@ -228,7 +228,7 @@ class TextStage(Stage):
     def __init__(self, references: ReferenceStage, clip: ImageText) -> None:
         self.references = references
         self.clip = clip
-        collection = references.pictures.collection
+        collection = references.image_stage.collection
         self._shared = {
             # Which nouns are usable depends on the masks, not on the backbone.
             "threshold": collection.threshold,
@@ -242,16 +242,18 @@ class TextStage(Stage):
 
     def item(self, number: int) -> WorkItem:
         """The texts of one shard."""
-        pictures = self.references.pictures
-        return WorkItem({"kind": "reference_texts", **pictures.spec(number), **self._shared}, pictures.title(number))
+        images = self.references.image_stage
+        return WorkItem({"kind": "reference_texts", **images.spec(number), **self._shared}, images.title(number))
 
     def items(self) -> Sequence[WorkItem]:
         """One per shard."""
-        return [self.item(number) for number in range(len(self.references.pictures.collection.shards().fingerprints))]
+        return [
+            self.item(number) for number in range(len(self.references.image_stage.collection.shards().fingerprints))
+        ]
 
     def make(self, item: WorkItem, store: ArtifactStore) -> dict[str, Tensor]:
         """``text`` [R, D] float16, of unit length, in the order of the shard's references."""
-        collection = self.references.pictures.collection
+        collection = self.references.image_stage.collection
         number = collection.shards().number(item.spec["captions"])
         found = unpack(store.load(self.references.item(number).key)["provenance"])
         if not found:
@@ -262,7 +264,7 @@ class TextStage(Stage):
 
     def embed(self, words: Sequence[str], captions: Sequence[str]) -> Tensor:
         """0.9 times the words in the templates plus 0.1 times their captions: [R, D] float32, of unit length."""
-        collection = self.references.pictures.collection
+        collection = self.references.image_stage.collection
         each_word, each_caption = list(dict.fromkeys(words)), list(dict.fromkeys(captions))
         if collection.unit_parts:
             of_words = self.clip.encode_classes(each_word, collection.templates)

@@ -41,7 +41,7 @@ class EncodedImage(NamedTuple):
 
 
 class FreeSegDiff(SegmentationMethod):
-    """Clusters of diffusion features, named by CLIP among what a caption speaks of, and refined.
+    """Clusters of diffusion features, named by CLIP among the nouns of a caption, and refined.
 
     Paper and release differ in six places. The default is the paper's; the release's way is reached so:
 
@@ -56,8 +56,8 @@ class FreeSegDiff(SegmentationMethod):
        keywords' nearest classes (``candidates``; its nouns, too, differ: ``nouns.adjectives`` head).
     5. Naming: every region alone has the closest of all classes, and is unlabeled if that is no candidate (Sec. 3.1.3);
        in the release other classes do not compete (``reject`` false), a class names only the one region that is most
-       like it (``one_region`` true), and CLIP sees the middle square of the picture (``view`` centre).
-    6. The score is a mean IoU of the data set; the release averages each picture's own, which is given beside it under
+       like it (``one_region`` true), and CLIP sees the middle square of the image (``view`` centre).
+    6. The score is a mean IoU of the data set; the release averages each image's own, which is given beside it under
        its own name (``per_image_miou``).
 
     An unlabeled region is background. Where the vocabulary has none, a region takes the closest candidate instead, or
@@ -66,7 +66,7 @@ class FreeSegDiff(SegmentationMethod):
     Args:
         regions: Class-agnostic masks: ``FeatureClusters`` of Stable Diffusion's features.
         clip: V and T; ViT-B/32 in the paper.
-        captioner: What captions pictures; null takes all classes as candidates (the "Baseline" of Table 2).
+        captioner: What captions images; null takes all classes as candidates (the "Baseline" of Table 2).
         nouns: What reads nouns from a caption; null is spaCy, as in the release.
         candidates: From nouns to classes.
         refiner: CRF, PAMR, or null; it refines every region on its own.
@@ -75,8 +75,8 @@ class FreeSegDiff(SegmentationMethod):
             candidates, and mean background; none in the paper. Names that the vocabulary has itself are left out.
         fill: RGB of what lies outside a region when CLIP sees it, black in paper and release; ``region`` takes the
             region's mean colour, against which its outline shows least.
-        view: What CLIP sees of a masked picture: the ``whole``, squashed; its ``centre`` square, as CLIP's own
-            processor would (the release); or a ``box``, the smallest square around the region (Fig. 2 speaks of crops).
+        view: What CLIP sees of a masked image: the ``whole``, squashed; its ``centre`` square, as CLIP's own
+            processor would (the release); or a ``box``, the smallest square around the region (Fig. 2 shows crops).
         reject: See 5.
         one_region: See 5.
         scale: CLIP's logit scale; it matters with ``one_region`` alone.
@@ -120,8 +120,9 @@ class FreeSegDiff(SegmentationMethod):
         self.regions = regions
         self.clip = clip
         self.captioner = captioner
-        self.nouns = nouns or SpacyNouns()
-        self.candidates = candidates or CandidateFilter()
+        # Without a captioner there is no caption to read, and nothing to load for it.
+        self.nouns = None if captioner is None else nouns or SpacyNouns()
+        self.candidates = None if captioner is None else candidates or CandidateFilter()
         self.region_refiner = refiner
         self.templates = None if templates is None else check_templates(templates, "method.templates")
         self.background_names = tuple(background_names)
@@ -134,17 +135,6 @@ class FreeSegDiff(SegmentationMethod):
         self.relative = relative
         self.overlap = overlap
 
-    def load(self) -> None:
-        """Load the diffusion model, CLIP, and, with a captioner, what reads its captions."""
-        self.regions.load()
-        self.clip.load()
-        if self.captioner is not None:
-            self.captioner.load()
-            self.nouns.load()
-            self.candidates.load()
-        if self.region_refiner is not None:
-            self.region_refiner.load()
-
     def prepare(self) -> None:
         """T: encode the classes, for naming and for filtering."""
         own = self.vocabulary.foreground
@@ -154,7 +144,7 @@ class FreeSegDiff(SegmentationMethod):
         # What a name's pixels are labelled: its class, or the background for a further name or none.
         self._labels = [*range(first, first + len(own)), *[0] * (len(self._names) - len(own))]
         self._text = self.clip.encode_classes(self._names, self.templates or self.protocol.templates)
-        if self.captioner is not None and not self.names_found:
+        if self.candidates is not None and not self.names_found:
             self._encoded = self.candidates.prepare(self._names, self.clip)
 
     def encode_image(self, sample: Sample) -> EncodedImage:
@@ -179,11 +169,12 @@ class FreeSegDiff(SegmentationMethod):
 
     def _keywords(self, caption: str) -> list[str]:
         """The nouns of a caption, singular, each once."""
-        return list(dict.fromkeys(noun.lemma for noun in self.nouns.nouns(caption)))
+        nouns = [] if self.nouns is None else self.nouns.nouns(caption)
+        return list(dict.fromkeys(noun.lemma for noun in nouns))
 
     def _candidate_classes(self, caption: str | None) -> Tensor:
         """C' as a mask over the names, [C] bool; all of them without a caption."""
-        if caption is None:
+        if caption is None or self.candidates is None:
             return torch.ones(len(self._names), dtype=torch.bool)
         keywords = self._keywords(caption)
         if self.names_found:
@@ -199,7 +190,7 @@ class FreeSegDiff(SegmentationMethod):
         return self.captioner is not None
 
     def find_names(self, image: Tensor) -> tuple[str, ...]:
-        """Figure 1: what is in a picture, in words of its own caption and without any list of classes.
+        """Figure 1: what is in an image, in words of its own caption and without any list of classes.
 
         Args:
             image: [3, H, W] uint8 RGB, as read.
@@ -215,7 +206,7 @@ class FreeSegDiff(SegmentationMethod):
         """The name of each region, or UNLABELED; from V of the regions, [K, D]."""
         cosines = (embeddings @ self._text.float().T).cpu()
         if self.names_found and candidates.any():
-            # The words of other pictures do not compete.
+            # The words of other images do not compete.
             cosines = cosines.masked_fill(~candidates, -torch.inf)
         named = name_regions((self.scale * cosines).softmax(dim=1), candidates, self.reject, self.one_region)
         if not self.vocabulary.background:
@@ -224,7 +215,7 @@ class FreeSegDiff(SegmentationMethod):
         return named.tolist()
 
     def _seen(self, image: Tensor, mask: Tensor) -> Tensor:
-        """The picture times B_v as CLIP sees it, [3, h', w'] uint8."""
+        """The image times B_v as CLIP sees it, [3, h', w'] uint8."""
         colour = image[:, mask].float().mean(dim=1) if self.fill is None else torch.tensor(self.fill)
         filled = colour.to(image)[:, None, None]
         masked = torch.where(mask, image, filled)
@@ -264,7 +255,7 @@ class FreeSegDiff(SegmentationMethod):
     # The map as the engine wants it.
 
     def windows(self, height: int, width: int) -> list[Box]:
-        """The picture is seen whole."""
+        """The image is seen whole."""
         return [Box(0, 0, height, width)]
 
     def encode(self, windows: Tensor, boxes: Sequence[Box], image: EncodedImage) -> None:

@@ -1,4 +1,4 @@
-"""Which categories are in a picture at all, by CLIP (OVDiff Sec. 3.4, "Category pre-filtering")."""
+"""Which categories are in an image at all, by CLIP (OVDiff Sec. 3.4, "Category pre-filtering")."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -16,7 +16,7 @@ class CategoryFilter:
     Args:
         clip: Loaded, on its device.
         names: The candidate categories, |C| of them.
-        most: η, how many categories at most enter the combinations.
+        max_categories: η, how many categories at most enter the combinations.
         template: Prompt of a single category.
         scale: Factor on the cosines before the softmax; 1 in OVDiff's release, which leaves CLIP's own (about 100) out.
         multi_label: Let the best-scoring multi-label prompt decide, as in the paper; otherwise all categories that
@@ -27,14 +27,14 @@ class CategoryFilter:
         self,
         clip: ImageText,
         names: Sequence[str],
-        most: int = 10,
+        max_categories: int = 10,
         template: str = "a {}",
         scale: float = 1.0,
         multi_label: bool = True,
     ) -> None:
         self.clip = clip
         self.names = tuple(names)
-        self.most = most
+        self.max_categories = max_categories
         self.template = template
         self.scale = scale
         self.multi_label = multi_label
@@ -53,7 +53,7 @@ class CategoryFilter:
         """
         cosines = self._single @ embedded
         share = (cosines * self.scale).softmax(dim=0)
-        order = share.argsort(descending=True, stable=True)[: self.most].tolist()
+        order = share.argsort(descending=True, stable=True)[: self.max_categories].tolist()
         likely = sorted(index for index in order if share[index] >= 1 / len(self.names)) or order[:1]
         if not self.multi_label:
             return likely

@@ -1,4 +1,4 @@
-"""Foreground and background of generated pictures, from attribution maps with or without class-agnostic masks."""
+"""Foreground and background of generated images, from attribution maps with or without class-agnostic masks."""
 
 from typing import NamedTuple
 

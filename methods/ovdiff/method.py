@@ -44,28 +44,28 @@ class OVDiff(SegmentationMethod):
     matches the whole image as well as windows) and ``mask_resize`` reach the release's way.
 
     Args:
-        generator: Paints the support sets; Stable Diffusion 1.5 in the paper.
+        generator: Generates the support sets; Stable Diffusion 1.5 in the paper.
         extractors: Φ_v by name; several are an ensemble whose similarities are averaged (Table 2).
         attribution: How cross-attention becomes attribution maps.
         segmenter: Γ, CutLER in the paper; null thresholds the attribution maps ("- CutLER").
         clip: For category pre-filtering; null leaves it out.
         refiner: PAMR, or null.
         support_size: N.
-        generated: How many images a support set holds; N of them are used. Null generates N.
-        parts: K.
+        num_generated: How many images a support set holds; N of them are used. Null generates N.
+        num_parts: K.
         prompt: The support sets' prompt, with one ``{}``.
-        words: What to call a class in prompts, where its name in the vocabulary is not what one would say.
+        prompt_names: What to call a class in prompts, where its name in the vocabulary is not what one would say.
         seed: Of the support sets.
         levels: Which prototypes are matched (Eq. 3).
         background: ``prototypes`` matches the background with the union of all negative prototypes; ``threshold`` gives
             it a constant score (Table 3).
         background_threshold: That constant, a cosine; 0.72 in the paper.
         stuff: Names of the vocabulary that are stuff; null takes the data's own list.
-        stuff_filter: Cosine above which a negative prototype of a thing is removed for being like a stuff prototype;
-            null leaves "stuff" filtering out. 0.85 in the release.
-        filter_stuff: Whether stuff classes, too, must pass the category filter; in the release they are always kept.
-        most_categories: η.
-        filter_scale: Factor on CLIP's cosines in the category filter, 1 in the release.
+        stuff_similarity_threshold: Cosine with a stuff prototype above which a negative prototype of a thing is
+            dropped; null leaves "stuff" filtering out. 0.85 in the release.
+        prefilter_stuff: Whether stuff classes, too, must pass the category filter; the release always keeps them.
+        max_categories: η.
+        prefilter_scale: Factor on CLIP's cosines in the category filter, 1 in the release.
         multi_label: Whether the best-scoring of the 2^η multi-label prompts decides in the category filter, as in the
             paper; otherwise all categories that score at least 1/|C|, η at most, are kept.
         extra_windows: Sides of further square windows, matched at the protocol's stride, in pixels.
@@ -92,19 +92,19 @@ class OVDiff(SegmentationMethod):
         clip: ImageText | None = None,
         refiner: Refiner | None = None,
         support_size: int = 32,
-        generated: int | None = None,
-        parts: int = 32,
+        num_generated: int | None = None,
+        num_parts: int = 32,
         prompt: str = "A good picture of a {}",
-        words: dict[str, str] | None = None,
+        prompt_names: dict[str, str] | None = None,
         seed: int = 42,
         levels: Sequence[Level] = LEVELS,
         background: Literal["prototypes", "threshold"] = "prototypes",
         background_threshold: float = 0.72,
         stuff: Sequence[str] | None = None,
-        stuff_filter: float | None = 0.85,
-        filter_stuff: bool = False,
-        most_categories: int = 10,
-        filter_scale: float = 1.0,
+        stuff_similarity_threshold: float | None = 0.85,
+        prefilter_stuff: bool = False,
+        max_categories: int = 10,
+        prefilter_scale: float = 1.0,
         multi_label: bool = True,
         extra_windows: Sequence[int] = (336,),
         whole_image: bool = False,
@@ -115,15 +115,15 @@ class OVDiff(SegmentationMethod):
         super().__init__(window_batch, background_threshold)
         if not extractors or any("." in name for name in extractors):
             raise ConfigurationError("method.extractors needs at least one extractor, and names without a dot")
-        if support_size < 1 or parts < 0 or (generated is not None and generated < support_size):
+        if support_size < 1 or num_parts < 0 or (num_generated is not None and num_generated < support_size):
             raise ConfigurationError(
-                "method: support_size must be at least 1, parts 0, generated at least support_size"
+                "method: support_size must be at least 1, num_parts 0, num_generated at least support_size"
             )
         check_templates((prompt,), "method.prompt")
         if not levels:
             raise ConfigurationError(f"method.levels needs at least one of {', '.join(LEVELS)}")
-        if not 1 <= most_categories <= 16:
-            raise ConfigurationError("method.most_categories (η) must lie in 1 to 16: 2^η prompts are compared")
+        if not 1 <= max_categories <= 16:
+            raise ConfigurationError("method.max_categories (η) must lie in 1 to 16: 2^η prompts are compared")
         self.generator = generator
         self.extractors = nn.ModuleDict(extractors)
         self.attribution = attribution or Attribution()
@@ -131,29 +131,23 @@ class OVDiff(SegmentationMethod):
         self.clip = clip
         self.refiner = refiner
         self.support_size = support_size
-        self.generated = generated or support_size
-        self.num_parts = parts
+        self.num_generated = num_generated or support_size
+        self.num_parts = num_parts
         self.prompt = prompt
-        self.words = words or {}
+        self.prompt_names = prompt_names or {}
         self.seed = seed
         self.levels = tuple(levels)
         self.background = background
         self.stuff = stuff
-        self.stuff_filter = stuff_filter
-        self.filter_stuff = filter_stuff
-        self.most_categories = most_categories
-        self.filter_scale = filter_scale
+        self.stuff_similarity_threshold = stuff_similarity_threshold
+        self.prefilter_stuff = prefilter_stuff
+        self.max_categories = max_categories
+        self.prefilter_scale = prefilter_scale
         self.multi_label = multi_label
         self.extra_windows = tuple(extra_windows)
         self.whole_image = whole_image
         self.release_rules = release_rules
         self.mask_resize = mask_resize
-
-    def load(self) -> None:
-        """Load the generator, the attribution, the extractors, Γ, CLIP and the refiner."""
-        self.attribution.load()
-        for part in self.parts():
-            part.load()
 
     def _extractors(self) -> Mapping[str, FeatureExtractor]:
         return dict(self.extractors.items())  # type: ignore[arg-type]
@@ -166,8 +160,8 @@ class OVDiff(SegmentationMethod):
         return [support, masks, *prototypes.values()]
 
     def _stages(self) -> tuple[SupportStage, MaskStage, dict[str, PrototypeStage]]:
-        words = self.vocabulary.spoken(self.words)
-        support = SupportStage(self.generator, self.attribution, words, self.prompt, self.generated, self.seed)
+        words = self.vocabulary.spoken(self.prompt_names)
+        support = SupportStage(self.generator, self.attribution, words, self.prompt, self.num_generated, self.seed)
         masks = MaskStage(support, self.support_size, self.segmenter, self.release_rules)
         prototypes = {
             name: PrototypeStage(masks, extractor, name, self.num_parts, self.mask_resize)
@@ -200,15 +194,15 @@ class OVDiff(SegmentationMethod):
                     chosen = torch.isin(bank[f"{extractor}.{number}.{region}.level"], wanted).nonzero()[:, 0]
                     kept[region].append(chosen)
                     vectors[region].append(F.normalize(found[chosen].float(), dim=-1))
-            self._filter_stuff(vectors, kept)
+            self._drop_negatives_like_stuff(vectors, kept)
             self._prototypes[extractor] = {
                 region: [each.to(self.device) for each in vectors[region]] for region in REGIONS
             }
             self._kept[extractor] = kept
 
-    def _filter_stuff(self, vectors: dict[str, list[Tensor]], kept: dict[str, list[Tensor]]) -> None:
+    def _drop_negatives_like_stuff(self, vectors: dict[str, list[Tensor]], kept: dict[str, list[Tensor]]) -> None:
         """The "stuff" filter (Sec. 3.4): stuff has no negative prototypes, and things none that look like stuff."""
-        if self.stuff_filter is None:
+        if self.stuff_similarity_threshold is None:
             return
         stuff = [number for number, name in enumerate(self.vocabulary.foreground) if name in self._stuff()]
         positives = [vectors["foreground"][number] for number in stuff if len(vectors["foreground"][number])]
@@ -218,7 +212,7 @@ class OVDiff(SegmentationMethod):
             if number in stuff:
                 keep[:] = False
             elif like is not None and len(negatives):
-                keep = (negatives @ like.T).amax(dim=1) <= self.stuff_filter
+                keep = (negatives @ like.T).amax(dim=1) <= self.stuff_similarity_threshold
             vectors["background"][number] = negatives[keep]
             kept["background"][number] = kept["background"][number][keep]
 
@@ -230,13 +224,13 @@ class OVDiff(SegmentationMethod):
     def prepare(self) -> None:
         """Encode the category filter's prompts."""
         names = self.vocabulary.foreground
-        self._filtered = [n for n, name in enumerate(names) if self.filter_stuff or name not in self._stuff()]
+        self._filtered = [n for n, name in enumerate(names) if self.prefilter_stuff or name not in self._stuff()]
         self._filter: CategoryFilter | None = None
         if self.clip is not None and self._filtered:
-            words = self.vocabulary.spoken(self.words)
+            words = self.vocabulary.spoken(self.prompt_names)
             asked = [words[names[n]] for n in self._filtered]
             self._filter = CategoryFilter(
-                self.clip, asked, self.most_categories, scale=self.filter_scale, multi_label=self.multi_label
+                self.clip, asked, self.max_categories, scale=self.prefilter_scale, multi_label=self.multi_label
             )
 
     def encode_image(self, sample: Sample) -> Tensor | None:
@@ -323,11 +317,14 @@ class OVDiff(SegmentationMethod):
         region = "background" if self.vocabulary.background and label == 0 else "foreground"
         made = self.store.load(prototypes[extractor].item(name).key)
         image, cells = support_region(made, self.store.load(masks.item(name).key), region, index)
-        picture = self.store.load(support.item(name).key)["images"][image]
+        support_image = self.store.load(support.item(name).key)["images"][image]
         level = LEVELS[int(made[f"{region}.level"][index])]
         title = f"{level} of '{name}' #{image} ({extractor}), {100 * share:.0f} %"
         return Evidence(
-            label, title, picture.permute(1, 2, 0).numpy(), stretch(cells, (picture.shape[1], picture.shape[2])).numpy()
+            label,
+            title,
+            support_image.permute(1, 2, 0).numpy(),
+            stretch(cells, (support_image.shape[1], support_image.shape[2])).numpy(),
         )
 
 

@@ -82,7 +82,7 @@ class DenseCRF(Refiner):
 
     @classmethod
     def cutler(cls) -> "DenseCRF":
-        """MaskCut's post-processing, for pictures of 480x480 pixels."""
+        """MaskCut's post-processing, for images of 480x480 pixels."""
         return cls()
 
     @classmethod
@@ -114,13 +114,13 @@ class DenseCRF(Refiner):
         """
         if image.dtype != torch.uint8 or image.shape[1:] != planes.shape[1:]:
             raise ConfigurationError(
-                f"DenseCRF takes a uint8 picture and planes of its size, not {image.dtype} {tuple(image.shape)} "
+                f"DenseCRF takes a uint8 image and planes of its size, not {image.dtype} {tuple(image.shape)} "
                 f"and planes {tuple(planes.shape)}"
             )
-        picture = np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy())
+        pixels = np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy())
         refined = torch.empty(planes.shape, dtype=torch.float32)
         for plane, result in zip(planes, refined, strict=True):
-            result.copy_(torch.from_numpy(self._posterior(picture, plane.float().cpu().numpy())))
+            result.copy_(torch.from_numpy(self._posterior(pixels, plane.float().cpu().numpy())))
         return refined.to(planes.device)
 
     def mask(self, image: Tensor, mask: Tensor) -> Tensor:
@@ -134,7 +134,7 @@ class DenseCRF(Refiner):
             return (1 / (1 + np.exp(1 - 2 * plane))).astype(np.float32)
         return plane
 
-    def _posterior(self, picture: NDArray[np.uint8], plane: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _posterior(self, pixels: NDArray[np.uint8], plane: NDArray[np.float32]) -> NDArray[np.float32]:
         """[h, w, 3] uint8 and [h, w] scores -> [h, w] foreground posterior."""
         height, width = plane.shape
         foreground = self._foreground(plane)
@@ -143,7 +143,7 @@ class DenseCRF(Refiner):
         crf.setUnaryEnergy(np.ascontiguousarray(energies.reshape(2, -1)))
         crf.addPairwiseGaussian(sxy=self.gaussian_xy, compat=self.gaussian_weight)
         crf.addPairwiseBilateral(
-            sxy=self.bilateral_xy, srgb=self.bilateral_rgb, rgbim=picture, compat=self.bilateral_weight
+            sxy=self.bilateral_xy, srgb=self.bilateral_rgb, rgbim=pixels, compat=self.bilateral_weight
         )
         return np.asarray(crf.inference(self.iterations), dtype=np.float32)[1].reshape(height, width)
 

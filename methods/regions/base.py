@@ -1,4 +1,4 @@
-"""Region proposals: what in a picture belongs together, whatever it is."""
+"""Region proposals: what in an image belongs together, whatever it is."""
 
 from abc import abstractmethod
 

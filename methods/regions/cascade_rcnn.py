@@ -5,7 +5,7 @@ lie at multiples of the true stride, proposals are ranked by logits, RoIAlign is
 
 Compared on the CPU with CutLER's own model on detectron2 (commit 02b5c4e, without its compiled extension, which this
 network does not use), randomly initialised so that scores and boxes spread, through a checkpoint that detectron2 saved,
-on drawn pictures of 512x512, 375x500, 333x512 and 200x256: features, proposals, boxes, soft and pasted masks are equal
+on drawn images of 512x512, 375x500, 333x512 and 200x256: features, proposals, boxes, soft and pasted masks are equal
 bit for bit, scores differ by at most 6e-8. The published weights were not at hand.
 """
 
@@ -44,10 +44,10 @@ PIXEL_STD = (58.395, 57.120, 57.375)
 
 
 class Detections(NamedTuple):
-    """What was found in one picture, best first.
+    """What was found in one image, best first.
 
     Attributes:
-        boxes: [M, 4] float32, x0 y0 x1 y1 in pixels of the picture that the network saw.
+        boxes: [M, 4] float32, x0 y0 x1 y1 in pixels of the image that the network saw.
         scores: [M] in [0, 1].
         masks: [M, 28, 28] in [0, 1], each stretched over its box.
     """
@@ -130,12 +130,12 @@ class CascadeMaskRCNN(nn.Module):
         return Detections(boxes[kept], scores[kept], logits[:, 0].sigmoid())
 
     def features(self, image: Tensor) -> list[Tensor]:
-        """[3, h, w] -> P2 to P6, each [1, 256, h', w']; the picture is padded by its mean to multiples of 32."""
+        """[3, h, w] -> P2 to P6, each [1, 256, h', w']; the image is padded by its mean to multiples of 32."""
         normal = (image - self.pixel_mean) / self.pixel_std
         return list(self.backbone(F.pad(normal, (0, -image.shape[2] % 32, 0, -image.shape[1] % 32))[None]).values())
 
     def proposals(self, features: list[Tensor], size: tuple[int, int]) -> Tensor:
-        """Boxes [P, 4] in a picture of ``size`` (h, w), P at most 1000, the most object-like first."""
+        """Boxes [P, 4] in an image of ``size`` (h, w), P at most 1000, the most object-like first."""
         boxes, logits, levels = [], [], []
         for level, (scored, moved) in enumerate(zip(*self.rpn(features), strict=True)):
             grid = int(scored.shape[2]), int(scored.shape[3])

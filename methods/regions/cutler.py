@@ -28,9 +28,9 @@ UNUSED = (".num_batches_tracked", ".anchor_generator.cell_anchors.")
 
 
 class CutLER(Regions):
-    """Objects in a picture by CutLER's published detector, best first; masks may overlap.
+    """Objects in an image by CutLER's published detector, best first; masks may overlap.
 
-    The picture is resized by Pillow's bilinear filter as in CutLER's demo. OVDiff's release resizes floats, which at
+    The image is resized by Pillow's bilinear filter as in CutLER's demo. OVDiff's release resizes floats, which at
     512x512 differs by rounding alone.
 
     Args:
@@ -88,8 +88,8 @@ def network_size(height: int, width: int, size: int, max_size: int) -> tuple[int
 
 def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
     """[3, H, W] uint8 -> [3, h, w] uint8 by Pillow's bilinear filter, on the image's device."""
-    picture = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
-    resized = np.array(picture.resize((size[1], size[0]), Image.Resampling.BILINEAR))
+    pil_image = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
+    resized = np.array(pil_image.resize((size[1], size[0]), Image.Resampling.BILINEAR))
     return torch.from_numpy(resized).permute(2, 0, 1).contiguous().to(image.device)
 
 
@@ -99,7 +99,7 @@ def paste(found: Detections, seen: Tensor, image: Tensor) -> Tensor:
     Args:
         found: Detections in ``seen``.
         seen: [3, h, w], what the network saw.
-        image: [3, H, W], the picture it was made of.
+        image: [3, H, W], the image it was made of.
 
     Returns:
         [M', H, W] bool on the image's device, those not empty: a pixel belongs to a mask whose bilinear value at the

@@ -11,7 +11,7 @@ from methods.regions.found import Saliency
 class CutLERSaliency(Saliency):
     """M_CUT: the sum of all masks, each weighted by its score, divided by its maximum (Sec. A.2, Eq. 5).
 
-    A picture without objects has a map of zeros, on which the paper is silent.
+    An image without objects has a map of zeros, on which the paper is silent.
 
     Args:
         detector: CutLER; the paper discards masks with a score below 0.3.

@@ -1,4 +1,4 @@
-"""Regions by k-means on the dense features of one picture (FreeSeg-Diff, Section 3.1.2)."""
+"""Regions by k-means on the dense features of one image (FreeSeg-Diff, Section 3.1.2)."""
 
 import warnings
 from typing import Literal
@@ -18,19 +18,19 @@ from methods.regions.base import Regions
 
 
 class FeatureClusters(Regions):
-    """Class-agnostic masks: the features of a picture in K clusters, each "binarized" to one mask.
+    """Class-agnostic masks: the features of an image in K clusters, each "binarized" to one mask.
 
     Distances are Euclidean and the features are taken as they are, as in FreeSeg-Diff's release (``sklearn``'s KMeans
-    with 10 starts, unseeded there). Every picture is clustered alone, from one seed and on one thread, so that its
-    masks depend neither on other pictures nor on how many threads there are.
+    with 10 starts, unseeded there). Every image is clustered alone, from one seed and on one thread, so that its
+    masks depend neither on other images nor on how many threads there are.
 
     Args:
         extractor: What gives the features; their resolution and the blocks they come from are its settings.
-        clusters: K; 4 in the paper. A picture with fewer different features has fewer.
+        num_clusters: K; 4 in the paper. An image with fewer different features has fewer.
         seed: Of the starts.
-        starts: How many sets of first centres are tried (``n_init``).
-        resize: ``clusters`` brings the numbered clusters to the picture's size, nearest (Sec. 4.1); ``features`` first
-            brings the features to the picture's size, bilinear, and clusters its pixels (the paper's way with
+        num_starts: How many sets of first centres are tried (``n_init``).
+        resize: ``clusters`` brings the numbered clusters to the image's size, nearest (Sec. 4.1); ``features`` first
+            brings the features to the image's size, bilinear, and clusters its pixels (the paper's way with
             backbones other than Stable Diffusion, Table 3).
 
     Raises:
@@ -40,18 +40,18 @@ class FeatureClusters(Regions):
     def __init__(
         self,
         extractor: FeatureExtractor,
-        clusters: int = 4,
+        num_clusters: int = 4,
         seed: int = 0,
-        starts: int = 10,
+        num_starts: int = 10,
         resize: Literal["clusters", "features"] = "clusters",
     ) -> None:
         super().__init__()
-        if clusters < 1 or starts < 1 or seed < 0:
-            raise ConfigurationError("regions: clusters and starts must be at least 1, seed at least 0")
+        if num_clusters < 1 or num_starts < 1 or seed < 0:
+            raise ConfigurationError("regions: num_clusters and num_starts must be at least 1, seed at least 0")
         self.extractor = extractor
-        self.clusters = clusters
+        self.num_clusters = num_clusters
         self.seed = seed
-        self.starts = starts
+        self.num_starts = num_starts
         self.resize = resize
 
     @torch.no_grad()
@@ -65,7 +65,7 @@ class FeatureClusters(Regions):
         if self.resize == "features":
             features = F.interpolate(features, size, mode="bilinear", align_corners=False)
         points = features[0].flatten(1).T.float().cpu().numpy()
-        numbers = torch.from_numpy(k_means(points, self.clusters, self.seed, self.starts)).to(image.device)
+        numbers = torch.from_numpy(k_means(points, self.num_clusters, self.seed, self.num_starts)).to(image.device)
         grid = numbers.reshape(1, 1, *features.shape[2:]).float()
         pixels = F.interpolate(grid, size, mode="nearest")[0, 0].long()
         masks = pixels == torch.arange(int(numbers.max()) + 1, device=image.device)[:, None, None]
@@ -74,19 +74,19 @@ class FeatureClusters(Regions):
         return masks[order[areas[order] > 0]]
 
 
-def k_means(points: NDArray[np.float32], clusters: int, seed: int, starts: int) -> NDArray[np.int64]:
+def k_means(points: NDArray[np.float32], num_clusters: int, seed: int, num_starts: int) -> NDArray[np.int64]:
     """The cluster of each point, Euclidean, numbered in the order in which they first come.
 
     Args:
         points: [N, D].
-        clusters: K.
+        num_clusters: K.
         seed: Of the starts.
-        starts: How many sets of first centres are tried.
+        num_starts: How many sets of first centres are tried.
 
     Returns:
         [N] int64 in [0, K), in fewer clusters if fewer points differ.
     """
-    fit = KMeans(min(clusters, len(points)), random_state=seed, n_init=starts)
+    fit = KMeans(min(num_clusters, len(points)), random_state=seed, n_init=num_starts)
     # Sums over several threads come in any order.
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=ConvergenceWarning, message=".*distinct clusters.*")

@@ -39,7 +39,7 @@ class Cut(Protocol):
     def second_eigenvector(self) -> Tensor:
         """[n], of either sign."""
 
-    def paint(self, patches: Tensor) -> None:
+    def exclude(self, patches: Tensor) -> None:
         """Take patches, [n] bool, out of the graph."""
 
 
@@ -65,7 +65,7 @@ class ReferenceGraph:
         """Never true: the reference cuts even a graph whose edges are all alike, wherever rounding happens to fall."""
         return False
 
-    def paint(self, patches: Tensor) -> None:
+    def exclude(self, patches: Tensor) -> None:
         """Set the features of ``patches`` to zero; the reference's features become float64 by it."""
         self._features = self._features.double() * (~patches)
 
@@ -105,12 +105,12 @@ def maskcut(features: Tensor, stages: int = 3, tau: float = 0.15, mode: Mode = "
 
 
 def cut_masks(graph: Cut, grid: tuple[int, int], stages: int) -> Tensor:
-    """Cut a graph ``stages`` times, each time painting over what was found.
+    """Cut a graph ``stages`` times, each time generation over what was found.
 
     As the reference does: from the second stage on a mask is dropped if its IoU with the mask of the stage before
-    exceeds 0.5 or if it covers at most 1 % of the patches. A dropped mask paints nothing, so that the next stage finds
-    it again and, the stage before being empty now, may accept it. Masks are made disjoint by taking away the earlier
-    ones, after painting.
+    exceeds 0.5 or if it covers at most 1 % of the patches. A dropped mask excludes no patch, so that the next stage
+    finds it again and, the stage before being empty now, may accept it. At the end masks are made disjoint by taking
+    away the earlier ones.
 
     Args:
         graph: The patches.
@@ -129,7 +129,7 @@ def cut_masks(graph: Cut, grid: tuple[int, int], stages: int) -> Tensor:
         repeated = (mask & last).sum() > 0.5 * (mask | last).sum()
         if stage > 0 and (repeated or mask.sum() <= 0.01 * mask.numel()):
             mask = torch.zeros_like(mask)
-        graph.paint(mask.flatten())
+        graph.exclude(mask.flatten())
         masks[stage] = mask & ~taken
         taken, last = taken | mask, mask
     return masks
@@ -190,10 +190,10 @@ def _grid(features: Tensor) -> tuple[int, int]:
 
 
 class MaskCut(Regions):
-    """MaskCut's masks of a picture, with the settings of CutLER's README and of FOSSIL.
+    """MaskCut's masks of an image, with the settings of CutLER's README and of FOSSIL.
 
-    The picture is squashed to a square by Pillow's Lanczos filter as in CutLER (on the CPU), the masks of its patches
-    are enlarged to that square (nearest), refined there if a CRF is given, and brought to the picture's size by an
+    The image is squashed to a square by Pillow's Lanczos filter as in CutLER (on the CPU), the masks of its patches
+    are enlarged to that square (nearest), refined there if a CRF is given, and brought to the image's size by an
     antialiased bicubic filter, cut at one half.
 
     Args:
@@ -240,8 +240,8 @@ class MaskCut(Regions):
 def squash(image: Tensor, size: int, patch_size: int) -> Tensor:
     """[3, H, W] uint8 -> [3, s, s] uint8 by Pillow's Lanczos; s, near ``size``, is a whole number of patches."""
     side = max(1, round(size / patch_size)) * patch_size
-    picture = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
-    resized = np.array(picture.resize((side, side), Image.Resampling.LANCZOS))
+    pil_image = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
+    resized = np.array(pil_image.resize((side, side), Image.Resampling.LANCZOS))
     return torch.from_numpy(resized).permute(2, 0, 1).contiguous().to(image.device)
 
 

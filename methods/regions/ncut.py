@@ -26,9 +26,9 @@ class Ritz(NamedTuple):
 
 
 class PatchGraph:
-    """A picture's patches, joined by 1 where their cosine exceeds τ and by 1e-5 elsewhere.
+    """An image's patches, joined by 1 where their cosine exceeds τ and by 1e-5 elsewhere.
 
-    With a cosine matrix at hand, a graph for another τ is one comparison, and painting patches costs nothing: their
+    With a cosine matrix at hand, a graph for another τ is one comparison, and generation patches costs nothing: their
     rows and columns are replaced while multiplying.
 
     Args:
@@ -39,7 +39,7 @@ class PatchGraph:
     def __init__(self, cosine: Tensor, tau: float) -> None:
         self.tau = tau
         self._edges = (cosine > tau).to(torch.float32)
-        self._painted = torch.zeros(cosine.shape[0], dtype=torch.bool, device=cosine.device)
+        self._excluded = torch.zeros(cosine.shape[0], dtype=torch.bool, device=cosine.device)
         self._vectors: Tensor | None = None
         self._second: Tensor | None = None
         self._degrees = self._sums()
@@ -49,14 +49,14 @@ class PatchGraph:
         """Where the graph lies."""
         return self._edges.device
 
-    def paint(self, patches: Tensor) -> None:
-        """Set the features of ``patches``, [n] bool, to zero, in addition to those painted before.
+    def exclude(self, patches: Tensor) -> None:
+        """Set the features of ``patches``, [n] bool, to zero, in addition to those excluded before.
 
         Their cosines become 0: they join no patch, nor even themselves, or every patch if τ is negative.
         """
-        painted = self._painted | patches
-        if not torch.equal(painted, self._painted):
-            self._painted, self._second = painted, None
+        excluded = self._excluded | patches
+        if not torch.equal(excluded, self._excluded):
+            self._excluded, self._second = excluded, None
             self._degrees = self._sums()
 
     @property
@@ -70,7 +70,7 @@ class PatchGraph:
         """The vector x of (D - A) x = λ D x with the second smallest λ, [n] float64, of either sign, D-normalised.
 
         Block Krylov iteration in float32 from fixed vectors and the last ones found; where the eigenvalues lie so close
-        that float32 cannot separate them, it goes on in float64. If they are equal, any vector of theirs may come.
+        that float32 cannot separate them, it continues in float64. If they are equal, any vector of theirs may come.
         """
         if self._second is None:
             self._second = self._solve()
@@ -98,8 +98,8 @@ class PatchGraph:
         return (vectors[:, :1].double() / degrees.sqrt()).flatten()
 
     def _multiply(self, vectors: Tensor) -> Tensor:
-        """A @ vectors, [n, b], with A's painted rows and columns as if the cosines had been computed anew."""
-        kept = (~self._painted)[:, None].to(vectors.dtype)
+        """A @ vectors, [n, b], with A's excluded rows and columns as if the cosines had been computed anew."""
+        kept = (~self._excluded)[:, None].to(vectors.dtype)
         # Only some rows at a time are turned to float64, if that is what the vectors are.
         rows = self._edges.split(ROWS if vectors.dtype == torch.float64 else len(self._edges))
         joined = kept * torch.cat([some.to(vectors.dtype) @ (kept * vectors) for some in rows])

@@ -17,21 +17,21 @@ class SalientObjects(Regions):
     Args:
         saliency: Such as FOUND.
         threshold: Objectness above which a pixel is salient, in [0, 1).
-        smallest: Components of fewer pixels are dropped.
+        min_area: Components of fewer pixels are dropped.
 
     Raises:
         ConfigurationError: A setting is out of range.
     """
 
-    def __init__(self, saliency: Saliency, threshold: float = 0.5, smallest: int = 16) -> None:
+    def __init__(self, saliency: Saliency, threshold: float = 0.5, min_area: int = 16) -> None:
         super().__init__()
-        if not 0 <= threshold < 1 or smallest < 1:
-            raise ConfigurationError("SalientObjects: threshold must lie in [0, 1), smallest be at least 1")
+        if not 0 <= threshold < 1 or min_area < 1:
+            raise ConfigurationError("SalientObjects: threshold must lie in [0, 1), min_area be at least 1")
         self.saliency = saliency
         self.threshold = threshold
-        self.smallest = smallest
+        self.min_area = min_area
 
     @torch.no_grad()
     def masks(self, image: Tensor) -> Tensor:
         """See ``Regions.masks``; the masks are mutually exclusive."""
-        return components(self.saliency(image) > self.threshold, self.smallest)
+        return components(self.saliency(image) > self.threshold, self.min_area)

@@ -1,4 +1,4 @@
-"""Where a picture attended to a word: cross-attention of a denoising UNet, summed up while it paints.
+"""Where an image attended to a word: cross-attention of a denoising UNet, summed up while it generates.
 
 Two conventions, which share little more than their subject: OVDiff's release (karazijal/sdov, ``sd.py``) and DAAM
 (Tang et al., What the DAAM: Interpreting Stable Diffusion Using Cross Attention, ACL 2023; castorini/daam,
@@ -20,7 +20,7 @@ from harness.system.errors import ConfigurationError
 from methods.backbones.diffusion_pipeline import grid_of, longer_side
 
 Convention = Literal["ovdiff", "daam"]
-# Attention values that are held at once (64 MB); pictures go through a layer in runs that keep to it.
+# Attention values that are held at once (64 MB); images go through a layer in runs that keep to it.
 BUDGET = 1 << 24
 # Differences of this share of a float32 value are rounding's.
 ROUNDING = 4e-6
@@ -137,7 +137,7 @@ class AttentionSums:
     """Running sums of the attention of some tokens.
 
     Args:
-        positions: For every picture and word, the places of its tokens in the text.
+        positions: For every image and word, the places of its tokens in the text.
         latents: (height, width) of the latents.
         target: (height, width) of the maps.
         convention: See ``Attribution``.
@@ -154,14 +154,14 @@ class AttentionSums:
     ) -> None:
         self._latents, self._target, self._convention = latents, target, convention
         self._skip_coarse = skip_coarse
-        tokens = [[place for word in picture for place in word] for picture in positions]
+        tokens = [[place for word in image for place in word] for image in positions]
         width = max(len(places) for places in tokens)
-        # Pictures may have different numbers of tokens: the shorter ones are filled up with a token of no weight.
+        # Images may have different numbers of tokens: the shorter ones are filled up with a token of no weight.
         self.index = torch.tensor([places + [0] * (width - len(places)) for places in tokens])
         self._weights = torch.zeros(len(positions), len(positions[0]), width)
-        for row, picture in enumerate(positions):
+        for row, image in enumerate(positions):
             first = 0
-            for column, word in enumerate(picture):
+            for column, word in enumerate(image):
                 self._weights[row, column, first : first + len(word)] = 1 / len(word)
                 first += len(word)
         self._sums: dict[str, Tensor] = {}
@@ -174,11 +174,11 @@ class AttentionSums:
         return None if coarse and self._skip_coarse else (height, width)
 
     def add(self, layer: str, start: int, attention: Tensor, grid: tuple[int, int]) -> None:
-        """Add one pass of one layer, for a run of pictures.
+        """Add one pass of one layer, for a run of images.
 
         Args:
             layer: The layer's name.
-            start: Index of the run's first picture.
+            start: Index of the run's first image.
             attention: [b, heads, h * w, tokens] float32, softmax over the whole text, its tokens chosen by ``index``.
             grid: (h, w).
         """
@@ -242,7 +242,7 @@ class _Recorder:
         grid = self.sums.grid(hidden_states.shape[1])
         count = len(index)
         if len(context) not in (count, 2 * count):
-            raise ConfigurationError(f"attribution: passes of {len(context)} pictures for {count} prompts are unknown")
+            raise ConfigurationError(f"attribution: passes of {len(context)} images for {count} prompts are unknown")
         if grid is None:
             return
         if attn.norm_cross:

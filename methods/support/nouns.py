@@ -44,7 +44,7 @@ class SpacyNouns(NounReader):
     Args:
         model: An installed model of spaCy or a model's folder. FreeSeg-Diff's release uses ``en_core_web_sm``; FOSSIL
             names none.
-        adjectives: What becomes of adjectives. FOSSIL speaks of nouns alone (``drop``). FreeSeg-Diff's release takes
+        adjectives: How adjectives are treated. FOSSIL uses nouns alone (``drop``). FreeSeg-Diff's release takes
             the word that an adjective belongs to, once per word (``head``, its closed vocabulary), or the two together
             (``phrase``, its open vocabulary: "red" and "cat" of "a red fat cat" give "red cat").
         proper_nouns: Take names, such as "London", too.

@@ -99,7 +99,7 @@ def clip_seg(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def spread(model: torch.nn.Module) -> torch.nn.Module:
-    """Fresh weights are so small that all pictures look alike; a fixed factor makes them differ."""
+    """Fresh weights are so small that all images look alike; a fixed factor makes them differ."""
     with torch.no_grad():
         for weights in model.parameters():
             if weights.ndim > 1:
@@ -116,7 +116,7 @@ def loaded(model: Any) -> Any:
 
 
 @torch.inference_mode()
-def test_tokens_are_open_clips_own_projected_like_its_pictures() -> None:
+def test_tokens_are_open_clips_own_projected_like_its_images() -> None:
     clip = loaded(patches())
     images = pictures(2, 32, 32)
     visual = clip.clip.model.visual
@@ -127,7 +127,7 @@ def test_tokens_are_open_clips_own_projected_like_its_pictures() -> None:
     expected = F.normalize(tokens @ visual.proj, dim=-1).transpose(1, 2).unflatten(2, (8, 8))
     torch.testing.assert_close(found.embeddings, expected)
     assert found.extent == (0, 0, 32, 32)
-    # The projection is the one that pictures get.
+    # The projection is the one that images get.
     torch.testing.assert_close(F.normalize(pooled, dim=-1), clip.encode_images(images))
 
 
@@ -148,7 +148,7 @@ def test_scores_are_cosines_with_the_templates_mean() -> None:
 
 
 @torch.inference_mode()
-def test_padding_lies_outside_of_the_picture() -> None:
+def test_padding_lies_outside_of_the_image() -> None:
     clip = loaded(patches())
     found = clip.tokens(pictures(1, 30, 9))
     assert found.embeddings.shape[2:] == (8, 3)
@@ -390,7 +390,7 @@ def make(request: pytest.FixtureRequest, group_vit: Path, clip_seg: Path) -> Cal
 
 
 @torch.inference_mode()
-def test_pictures_of_any_size_and_vocabularies_of_any_length(make: Callable[[], SegmentationMethod]) -> None:
+def test_images_of_any_size_and_vocabularies_of_any_length(make: Callable[[], SegmentationMethod]) -> None:
     for words in (WORDS, CLOSED, Vocabulary(("cat",)), Vocabulary.from_words("cat")):
         method = ready(make(), words)
         for height, width in SIZES:

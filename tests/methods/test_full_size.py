@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 
 @torch.inference_mode()
-def test_clip_vit_b32_and_dino_vits8_segment_one_picture(tmp_path: Path) -> None:
+def test_clip_vit_b32_and_dino_vits8_segment_one_image(tmp_path: Path) -> None:
     # DINO ViT-S/8's published configuration.
     shape = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6, "intermediate_size": 1536}
     vit = ViTModel(ViTConfig(**shape, patch_size=8, image_size=224), add_pooling_layer=False)

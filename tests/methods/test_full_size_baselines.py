@@ -22,7 +22,7 @@ WORDS = Vocabulary.from_words("dog, potted plant, train")
 
 @torch.inference_mode()
 def segment(method: Any) -> None:
-    """Two windows of a picture whose labels have another size."""
+    """Two windows of an image whose labels have another size."""
     method.bind(WORDS, PROTOCOL)
     method.load()
     method.eval()
@@ -59,7 +59,7 @@ def test_group_vit() -> None:
     config.text_config.eos_token_id = clip_words.load().eos_token_id
     method = GroupViT(built(HubGroupViT(), GroupViTModel(config)))
     segment(method)
-    # The picture's ViT-S, the texts' encoder of 256 dimensions, and two wide projections.
+    # The image's ViT-S, the texts' encoder of 256 dimensions, and two wide projections.
     assert 55 < count(method.model) < 57
     groups = method.model.group(torch.zeros(1, 3, 448, 448, dtype=torch.uint8))
     assert groups.assignment.shape == (1, 8, 28, 28)

@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.5 from its configuration with random weights: one picture, its attribution, its features."""
+"""Stable Diffusion 1.5 from its configuration with random weights: one image, its attribution, its features."""
 
 import resource
 import time

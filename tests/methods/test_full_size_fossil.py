@@ -28,7 +28,7 @@ class Painter(DiffusersTextToImage):
 
 
 @torch.inference_mode()
-def test_dinov2_vitl14_and_dino_vitb8_segment_one_picture(
+def test_dinov2_vitl14_and_dino_vitb8_segment_one_image(
     tmp_path: Path, painter: StableDiffusionPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The published configurations.
@@ -50,8 +50,8 @@ def test_dinov2_vitl14_and_dino_vitb8_segment_one_picture(
         Collection(Captions(tmp_path / "captions.txt"), RuleNouns(["cat", "grass", "boat"])),
         Attribution("daam"),
         OpenCut(HubViT(str(tmp_path / "dino"), random_weights=True), taus=(0.15, 0.6)),
-        references=3,
-        prototypes=2,
+        num_references=3,
+        num_prototypes=2,
     )
     protocol = Protocol("tcl", resize="none", window=448, stride=224)
     method.make_ready(Vocabulary(("cat", "grass", "boat")), protocol)

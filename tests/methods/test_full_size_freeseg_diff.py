@@ -44,13 +44,13 @@ class LoadedFeatures(DiffusionFeatures):
 
 
 @torch.inference_mode()
-def test_one_picture_is_captioned_clustered_named_and_refined(tmp_path: Path) -> None:
+def test_one_image_is_captioned_clustered_named_and_refined(tmp_path: Path) -> None:
     extractor = LoadedFeatures(
         layers=RESBLOCKS, kind="output", attention_layers=ATTENTIONS, timestep=0, noise=False, grid=32
     )
     captioner = LoadedBlip()
     method = FreeSegDiff(
-        FeatureClusters(extractor, clusters=4),
+        FeatureClusters(extractor, num_clusters=4),
         OpenCLIP("ViT-B-32"),
         captioner,
         RuleNouns(["dog", "bus", *(chr(97 + n) for n in range(26))]),
@@ -71,6 +71,6 @@ def test_one_picture_is_captioned_clustered_named_and_refined(tmp_path: Path) ->
     labels = method.predict_image(sample)
     assert labels.shape == (375, 500)
     assert labels.max() < 4
-    # The caption of so many random words was kept, and the picture comes out the same.
+    # The caption of so many random words was kept, and the image comes out the same.
     assert len(list(tmp_path.rglob("manifest.json"))) == 1
     assert torch.equal(method.predict_image(sample), labels)

@@ -103,6 +103,8 @@ def test_a_grid_of_numbers_is_parsed_once(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(Parser, "parse_args", noting)
     parsed = [points.parse(row, MIOU) for row in study.rows]
     assert len([one for one in asked if "--data.limit=2" in one]) == 1
-    numbers = [(p.method.init_args.references, p.method.init_args.prototypes, p.method.init_args.gamma) for p in parsed]
+    numbers = [
+        (p.method.init_args.num_references, p.method.init_args.num_prototypes, p.method.init_args.gamma) for p in parsed
+    ]
     assert len(set(numbers)) == len({p.run_dir for p in parsed}) == len(study.rows)
     assert numbers[-1] == tuple(study.rows[-1].flags.values())

@@ -140,7 +140,7 @@ def test_rows_change_what_their_tables_name_and_nothing_else(tasks: dict[str, Ta
     for name in tasks:
         table = name.partition("/")[2].partition("_")[0]
         if name.startswith("freeseg_diff/") and name.endswith("_voc21") and table in ("table4", "table6", "table7"):
-            allowed = {"method.regions.clusters", "method.regions.extractor.layers", "method.refiner"}
+            allowed = {"method.regions.num_clusters", "method.regions.extractor.layers", "method.refiner"}
             allowed |= {"method.regions.extractor.attention_layers", "method.relative"}
             assert all(any(key.startswith(each) for each in allowed) for key in changed(tasks, base, name)), name
     assert changed(tasks, base, "freeseg_diff/table5_grid08_voc21") == {"method.regions.extractor.grid"}
@@ -154,7 +154,7 @@ def test_rows_change_what_their_tables_name_and_nothing_else(tasks: dict[str, Ta
         "instance_prototypes": {"method.levels"},
         "part_prototypes": {"method.levels"},
         "category_filter": {"method.clip"},
-        "stuff_filter": {"method.stuff_filter"},
+        "stuff_filter": {"method.stuff_similarity_threshold"},
         "cutler": {"method.segmenter"},
     }.items():
         assert changed(tasks, full, f"ovdiff/table3_without_{row}_context60") == keys
@@ -176,7 +176,7 @@ def test_blocks_have_the_resolution_that_they_are_named_by(tasks: dict[str, Task
             with_attention = "A + F" in task.published.row
             assert seen == (wanted if key == "layers" or with_attention else set()), name
             assert len(set(extractor[key])) == len(extractor[key]) == 5 * len(seen), name
-        clusters = settings(task)["method"]["init_args"]["regions"]["init_args"]["clusters"]
+        clusters = settings(task)["method"]["init_args"]["regions"]["init_args"]["num_clusters"]
         assert f"K = {clusters}," in task.published.row, name
 
 
@@ -185,7 +185,7 @@ def test_fossil_has_table_3s_hyper_parameters(tasks: dict[str, Task]) -> None:
     expected["cityscapes"] = (95, 30, 0.55)
     for data, values in expected.items():
         method = settings(tasks[f"fossil/table1_{data}"])["method"]["init_args"]
-        assert (method["references"], method["prototypes"], method["gamma"]) == values
+        assert (method["num_references"], method["num_prototypes"], method["gamma"]) == values
 
 
 # The command, with another person's method and data in the place of a paper's.

@@ -39,10 +39,10 @@ STUDIES: dict[str, tuple[list[str], list[list[str]]]] = {
             "--method.regions.stages=1",
         ],
         [
-            ["--method.references=4", "--method.prototypes=2", "--method.gamma=0"],
-            ["--method.references=4", "--method.prototypes=2", "--method.gamma=1"],
-            ["--method.references=4", "--method.prototypes=4", "--method.regions_on=image"],
-            ["--method.references=2", "--method.regions=null", "--method.refiner=methods.refinement.PAMR"],
+            ["--method.num_references=4", "--method.num_prototypes=2", "--method.gamma=0"],
+            ["--method.num_references=4", "--method.num_prototypes=2", "--method.gamma=1"],
+            ["--method.num_references=4", "--method.num_prototypes=4", "--method.regions_on=image"],
+            ["--method.num_references=2", "--method.regions=null", "--method.refiner=methods.refinement.PAMR"],
         ],
     ),
     "clip_diy": (
@@ -57,24 +57,24 @@ STUDIES: dict[str, tuple[list[str], list[list[str]]]] = {
         [
             *PAINT,
             "--method.extractors={dino: configs/models/miniature_dino_features.yaml}",
-            "--method.generated=2",
+            "--method.num_generated=2",
             "--method.support_size=1",
             "--method.extra_windows=[]",
-            "--method.parts=2",
+            "--method.num_parts=2",
         ],
         [
             [],
             ["--method.clip=null", "--method.background=threshold", "--method.background_threshold=0.4"],
-            ["--method.multi_label=true", "--method.filter_scale=100", "--method.support_size=2"],
+            ["--method.multi_label=true", "--method.prefilter_scale=100", "--method.support_size=2"],
             ["--method.levels=[class]", "--method.refiner=methods.refinement.PAMR"],
         ],
     ),
     "freeseg_diff": (
-        ["--method.regions.starts=1", "--method.refiner=methods.refinement.PAMR"],
+        ["--method.regions.num_starts=1", "--method.refiner=methods.refinement.PAMR"],
         [
             [],
             ["--method.threshold=0.3", "--method.background_names=[]"],
-            ["--method.captioner=null", "--method.regions.clusters=4", "--method.refiner=null"],
+            ["--method.captioner=null", "--method.regions.num_clusters=4", "--method.refiner=null"],
         ],
     ),
 }
@@ -173,15 +173,20 @@ def test_points_count_what_their_own_runs_count(
 # Points that differ in what is free alone.
 FREE: dict[str, list[list[str]]] = {
     "fossil": [
-        ["--method.references=4", "--method.prototypes=2", "--method.gamma=0"],
-        ["--method.references=4", "--method.prototypes=4", "--method.gamma=0.3", "--method.uncovered=interpolated"],
-        ["--method.references=2", "--method.sigmoid=mixed", "--method.refiner=methods.refinement.PAMR"],
+        ["--method.num_references=4", "--method.num_prototypes=2", "--method.gamma=0"],
+        [
+            "--method.num_references=4",
+            "--method.num_prototypes=4",
+            "--method.gamma=0.3",
+            "--method.uncovered=interpolated",
+        ],
+        ["--method.num_references=2", "--method.sigmoid=mixed", "--method.refiner=methods.refinement.PAMR"],
     ],
     "clip_diy": [[], ["--method.scale_weights=[1,0.1,3]"], ["--method.saliency=null", "--method.placement=stretch"]],
     "ovdiff": [
         [],
         ["--method.clip=null", "--method.background=threshold", "--method.background_threshold=0.4"],
-        ["--method.multi_label=true", "--method.filter_scale=100", "--method.support_size=2"],
+        ["--method.multi_label=true", "--method.prefilter_scale=100", "--method.support_size=2"],
         ["--method.levels=[class]", "--method.refiner=methods.refinement.PAMR"],
     ],
     "freeseg_diff": [

@@ -69,7 +69,7 @@ def test_settings_are_nested_json() -> None:
         "path": "x/y",
     }
     assert as_json({1: (True, None), "s": frozenset({"b", "a"})}) == {"1": [True, None], "s": ["a", "b"]}
-    with pytest.raises(TypeError, match="object is no value"):
+    with pytest.raises(ConfigurationError, match="a object cannot be told apart"):
         as_json(object())
 
 

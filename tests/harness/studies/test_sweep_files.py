@@ -65,7 +65,7 @@ def test_the_grid_of_one_pass_has_27_points() -> None:
 @pytest.mark.parametrize(
     ("file", "swept"),
     [
-        ("ovdiff_filters_miniature", {"method.clip", "method.stuff_filter"}),
+        ("ovdiff_filters_miniature", {"method.clip", "method.stuff_similarity_threshold"}),
         ("freeseg_diff_refinement_miniature", {"method.refiner", "method.relative"}),
     ],
 )

@@ -1,4 +1,4 @@
-"""Captions: what the library itself would say, one picture at a time, kept by content."""
+"""Captions: what the library itself would say, one image at a time, kept by content."""
 
 import json
 from pathlib import Path
@@ -125,7 +125,7 @@ def test_blip_counts_tokens_as_lavis_does(blip_folder: Path) -> None:
     assert len(ids[0]) <= 30
 
 
-def test_a_caption_depends_on_its_picture_alone(folder: Path) -> None:
+def test_a_caption_depends_on_its_image_alone(folder: Path) -> None:
     captioner = loaded(folder)
     alone = captioner.caption(picture(1))
     for other in (2, 3):
@@ -153,7 +153,7 @@ def test_settings_tell_what_determines_a_caption(blip_folder: Path, tmp_path: Pa
     plain = loaded(blip_folder).identity()
     json.dumps(plain, allow_nan=False)
     assert loaded(blip_folder).identity() == plain
-    for change in ({"prompt": "art of"}, {"beams": 1}, {"min_length": 5}, {"max_length": 20}):
+    for change in ({"prompt": "art of"}, {"num_beams": 1}, {"min_length": 5}, {"max_length": 20}):
         assert loaded(blip_folder, **change).identity() != plain, change
     # Spaces at the prompt's end are not read, and a folder's name says nothing.
     assert loaded(blip_folder, prompt="a picture of").identity() == plain
@@ -184,7 +184,11 @@ def test_another_kind_of_model_is_refused(blip_folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("settings", "word"),
-    [({"beams": 0}, "beams"), ({"min_length": 9, "max_length": 8}, "min_length"), ({"max_length": 0}, "max_length")],
+    [
+        ({"num_beams": 0}, "beams"),
+        ({"min_length": 9, "max_length": 8}, "min_length"),
+        ({"max_length": 0}, "max_length"),
+    ],
 )
 def test_bad_settings_are_named(settings: dict[str, int], word: str) -> None:
     with pytest.raises(ConfigurationError, match=word):
@@ -209,7 +213,7 @@ class Counting(Captioner):
         return f"ein Bär – {int(image.sum())}"
 
 
-def test_a_caption_is_made_once_for_a_picture_and_a_captioner(tmp_path: Path) -> None:
+def test_a_caption_is_made_once_for_a_image_and_a_captioner(tmp_path: Path) -> None:
     captioner, store = Counting(), ArtifactStore(tmp_path)
     first = stored_caption(captioner, picture(1), store, "one")
     assert first == f"ein Bär – {int(picture(1).sum())}"
@@ -221,10 +225,10 @@ def test_a_caption_is_made_once_for_a_picture_and_a_captioner(tmp_path: Path) ->
     heavier.register_buffer("weight", torch.ones(1))
     stored_caption(heavier, picture(1), store, "one")
     assert heavier.asked == 1
-    # The same bytes as a picture of another shape.
+    # The same bytes as an image of another shape.
     stored_caption(captioner, picture(1).reshape(3, 56, 40), store, "one")
     assert captioner.asked == 3
-    other = Counting(beams=1)
+    other = Counting(num_beams=1)
     stored_caption(other, picture(1), store, "one")
     assert other.asked == 1
 

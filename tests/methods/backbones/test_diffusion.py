@@ -58,7 +58,7 @@ def small_unet(**settings: object) -> UNet2DConditionModel:
 
 @pytest.fixture(scope="module")
 def sdxl(painter: StableDiffusionPipeline) -> StableDiffusionXLPipeline:
-    """Two tokenizers and text encoders, a pooled text and the picture's size; two transformer blocks a layer."""
+    """Two tokenizers and text encoders, a pooled text and the image's size; two transformer blocks a layer."""
     torch.manual_seed(0)
     config = CLIPTextConfig(
         vocab_size=len(painter.tokenizer),
@@ -110,7 +110,7 @@ def test_a_folder_loads_and_paints(tmp_path: Path) -> None:
     assert painted.images.float().std() > 1
 
 
-def test_a_picture_depends_on_its_own_seed_alone(painter: StableDiffusionPipeline) -> None:
+def test_a_image_depends_on_its_own_seed_alone(painter: StableDiffusionPipeline) -> None:
     seeds = [5, 6, 7]
     singly = generator(painter, batch_size=1)
     together = generator(painter, batch_size=3).generate(PROMPTS, seeds).images
@@ -126,7 +126,7 @@ def test_a_picture_depends_on_its_own_seed_alone(painter: StableDiffusionPipelin
     assert (other.int() - apart[1:2].int()).abs().float().mean() > 1
 
 
-def test_attribution_leaves_the_pictures_as_they_are(painter: StableDiffusionPipeline) -> None:
+def test_attribution_leaves_the_images_as_they_are(painter: StableDiffusionPipeline) -> None:
     model = generator(painter)
     plain = model.generate(PROMPTS[:2], [1, 2])
     for convention in ("ovdiff", "daam"):
@@ -267,7 +267,7 @@ def test_features_are_the_layers_queries_side_by_side(painter: StableDiffusionPi
             assert torch.allclose(found, coarse, atol=1e-5)
 
 
-def test_features_depend_on_the_picture_alone(painter: StableDiffusionPipeline) -> None:
+def test_features_depend_on_the_image_alone(painter: StableDiffusionPipeline) -> None:
     model, images = extractor(painter), pictures(count=3)
     together = model.features(images)
     alone = torch.cat([model.features(image[None]) for image in images.flip(0)]).flip(0)
@@ -296,7 +296,7 @@ def test_fit_and_grid(painter: StableDiffusionPipeline, fit: str, grid: tuple[in
     assert abs(wide[0] / wide[1] - grid[0] / grid[1]) < 0.05
 
 
-def test_a_very_long_picture_is_seen_small(painter: StableDiffusionPipeline) -> None:
+def test_a_very_long_image_is_seen_small(painter: StableDiffusionPipeline) -> None:
     """At four times the size, which is 64 here; the latents are a quarter of it."""
     model = extractor(painter, fit="short")
     for height, width, grid in ((6, 640, (2, 64)), (640, 6, (64, 2)), (16, 63, (16, 64)), (20, 100, (12, 64))):

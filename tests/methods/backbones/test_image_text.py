@@ -21,7 +21,7 @@ def clip() -> OpenCLIP:
 
 
 @torch.inference_mode()
-def test_pictures_are_encoded_as_open_clips_own_processor_does(clip: OpenCLIP) -> None:
+def test_images_are_encoded_as_open_clips_own_processor_does(clip: OpenCLIP) -> None:
     model, _, preprocess = open_clip.create_model_and_transforms(CLIP, precision="fp32")
     picture = np.random.default_rng(0).integers(0, 256, (50, 50, 3), dtype=np.uint8)
     expected = model.eval().encode_image(preprocess(Image.fromarray(picture))[None], normalize=True)

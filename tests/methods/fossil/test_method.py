@@ -82,7 +82,12 @@ class Bench:
         nouns = RuleNouns(["cat", "boat", "grass", "water", "sun"])
         collection = Collection(Captions(self.folder / "captions.txt"), nouns, shard=4)
         extractor = settings.pop("extractor", None) or DenseFeatures(HubViT("./miniature/weights/dino"), size=48)
-        given = {"attribution": Attribution("daam", resolution=16), "references": 4, "prototypes": 2, **settings}
+        given = {
+            "attribution": Attribution("daam", resolution=16),
+            "num_references": 4,
+            "num_prototypes": 2,
+            **settings,
+        }
         method = FOSSIL(
             Counted(self.painter), extractor, OpenCLIP("local-dir:miniature/weights/clip"), collection, **given
         )
@@ -277,11 +282,11 @@ def test_nothing_after_feature_extraction_paints_or_extracts_again(bench: Bench)
     for change, searched in (
         ({}, []),
         ({"gamma": 0.9}, []),
-        ({"prototypes": 3}, []),
+        ({"num_prototypes": 3}, []),
         ({"sigmoid": "mixed"}, []),
         ({"clustering": KMeans(seed=1)}, []),
         ({"regions": Bright()}, []),
-        ({"references": 3}, [3]),
+        ({"num_references": 3}, [3]),
         ({"words": Vocabulary(("grass", "boat", "cat"))}, []),
         ({"words": Vocabulary(("grass", "sun", "boat", "water"))}, [2]),
         ({"index": HNSWIndex()}, []),
@@ -297,7 +302,7 @@ def test_nothing_after_feature_extraction_paints_or_extracts_again(bench: Bench)
 
 
 def test_prototypes_are_centroids_of_the_nearest_references(bench: Bench) -> None:
-    method = bench.make(references=3, prototypes=2)
+    method = bench.make(num_references=3, num_prototypes=2)
     texts = method._texts
     entries = [bench.store.load(item.key)["text"].float() for item in texts.items()]
     visual = torch.cat([bench.store.load(item.key)["visual"].float() for item in texts.references.items()])
@@ -315,7 +320,7 @@ def test_prototypes_are_centroids_of_the_nearest_references(bench: Bench) -> Non
 
 
 def test_fewer_references_than_asked_for_are_all_taken(bench: Bench) -> None:
-    bank = bench.make(references=100, prototypes=50).assemble(bench.store)
+    bank = bench.make(num_references=100, num_prototypes=50).assemble(bench.store)
     everything = 9
     assert bank["count"].tolist() == [everything] * 3
     assert bank["prototypes"].shape == (3, everything, 128)
@@ -334,7 +339,7 @@ def test_captions_without_nouns_are_an_error(bench: Bench) -> None:
 
 @torch.inference_mode()
 @pytest.mark.parametrize("regions", [None, Bright()])
-def test_a_picture_is_segmented_and_explained_by_captions(bench: Bench, regions: Any) -> None:
+def test_a_image_is_segmented_and_explained_by_captions(bench: Bench, regions: Any) -> None:
     method = bench.make(regions=regions)
     sample = picture(RED, GREEN, BLUE, (200, 200, 200))
     labels = method.predict_image(sample)
@@ -351,8 +356,8 @@ def test_a_picture_is_segmented_and_explained_by_captions(bench: Bench, regions:
 @pytest.mark.parametrize(
     ("settings", "word"),
     [
-        ({"references": 0}, "references"),
-        ({"prototypes": 0}, "prototypes"),
+        ({"num_references": 0}, "references"),
+        ({"num_prototypes": 0}, "prototypes"),
         ({"gamma": 1.2}, "gamma"),
         ({"score_stride": 0}, "score_stride"),
         ({"sigmoid": "none"}, "sigmoid"),
@@ -378,7 +383,7 @@ def test_table_3_is_a_configuration_each(name: str, numbers: tuple[int, int, flo
     built = parser()
     files = ["configs/experiments/fossil_miniature.yaml", f"configs/methods/fossil_{name}.yaml"]
     method = built.instantiate(built.parse_args([word for file in files for word in ("--config", file)])).method
-    assert (method.references, method.prototypes, method.gamma) == numbers
+    assert (method.num_references, method.num_prototypes, method.gamma) == numbers
 
 
 @pytest.mark.crf
@@ -390,5 +395,5 @@ def test_the_papers_configuration_and_table_2_are_configurations(extractor: str)
     method = built.instantiate(built.parse_args([*fixed, *own])).method
     assert method.extractor.size == (518 if extractor == "dinov2_vitl14" else 512)
     assert (method.regions.size, method.regions.stages, method.regions.crf.iterations) == (480, 3, 10)
-    assert (method.regions.smallest, method.regions.same, method.regions.covered) == (16, 0.8, 0.7)
+    assert (method.regions.min_area, method.regions.merge_iou, method.regions.max_overlap) == (16, 0.8, 0.7)
     assert (method.generator.steps, method.collection.threshold, method.collection.word_weight) == (50, 0.45, 0.9)

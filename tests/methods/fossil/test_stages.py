@@ -1,4 +1,4 @@
-"""The reference collection on Miniature's models: pictures of captions, masks of nouns, embeddings, shards."""
+"""The reference collection on Miniature's models: images of captions, masks of nouns, embeddings, shards."""
 
 import re
 from collections.abc import Sequence
@@ -20,9 +20,10 @@ from methods.fossil.captions import Captions
 from methods.fossil.collection import TEMPLATES, Collection, binary_maps
 from methods.fossil.pooling import pool_regions
 from methods.fossil.references import Reference, unpack
-from methods.fossil.stages import PictureStage, ReferenceStage, TextStage
+from methods.fossil.stages import ImageStage, ReferenceStage, TextStage
 from methods.support import Attribution
 from methods.support.nouns import RuleNouns
+from tests.methods.doubles import make_without_global_randomness
 from tests.running import Ranks, until
 
 CAPTIONS = (
@@ -38,7 +39,7 @@ ATTRIBUTION = Attribution("daam", resolution=16)
 
 
 class Counted(DiffusersTextToImage):
-    """Miniature's painter at two steps, one picture at a time; notes what it is asked for."""
+    """Miniature's painter at two steps, one image at a time; notes what it is asked for."""
 
     not_identity = DiffusersTextToImage.not_identity | {"pipeline"}
 
@@ -81,20 +82,20 @@ class Bench:
 
     def stages(self, captions: Sequence[str] = CAPTIONS, dino: Any = None, **settings: Any) -> TextStage:
         (self.folder / "captions.txt").write_text("".join(f"{caption}\n" for caption in captions))
-        given = {"shard": 4, "keep_pictures": True, **settings}
+        given = {"shard": 4, "keep_images": True, **settings}
         collection = Collection(Captions(self.folder / "captions.txt"), RuleNouns(WORDS), **given)
         self.generator = Counted(self.painter)
-        references = ReferenceStage(PictureStage(collection, self.generator, ATTRIBUTION), dino or self.dino)
+        references = ReferenceStage(ImageStage(collection, self.generator, ATTRIBUTION), dino or self.dino)
         return TextStage(references, self.clip)
 
     @torch.inference_mode()
     def make(self, captions: Sequence[str] = CAPTIONS, **settings: Any) -> tuple[TextStage, list[str]]:
-        """The stages with all entries there, and the captions that had to be painted."""
+        """The stages with all entries there, and the captions that had to be generated."""
         texts = self.stages(captions, **settings)
         references = texts.references
         stages = [references, texts]
-        if references.pictures.collection.keep_pictures:
-            stages.insert(0, references.pictures)
+        if references.image_stage.collection.keep_images:
+            stages.insert(0, references.image_stage)
         method = SimpleNamespace(name="test", stages=lambda: stages, assemble=lambda store: {}, adopt=lambda bank: None)
         self.report = precompute(method, self.store).stages  # type: ignore[arg-type]
         return texts, [caption for caption, _ in self.generator.asked]
@@ -115,7 +116,7 @@ def bench(tmp_path: Path, painter: StableDiffusionPipeline, dino: DenseFeatures,
 
 def test_every_noun_of_every_caption_is_a_pair_with_its_provenance(bench: Bench) -> None:
     texts, painted = bench.make()
-    # "background" is no word of the list: a caption without nouns is not painted.
+    # "background" is no word of the list: a caption without nouns is not generated.
     assert painted == [caption for caption in CAPTIONS if caption != "an empty background"]
     found = [(r.caption.id, r.noun.text, r.noun.lemma) for r in bench.references(texts)]
     assert found == [
@@ -141,7 +142,7 @@ def test_every_noun_of_every_caption_is_a_pair_with_its_provenance(bench: Bench)
 @torch.inference_mode()
 def test_the_visual_embedding_is_the_mean_feature_under_the_heat_map(bench: Bench) -> None:
     texts, _ = bench.make()
-    pictures = bench.store.load(texts.references.pictures.item(0).key)
+    pictures = bench.store.load(texts.references.image_stage.item(0).key)
     # The trees of the second caption, the fourth noun.
     maps = pictures["maps"][3].float()
     mask = ((maps - maps.mean()) / maps.std()).sigmoid() > 0.45
@@ -199,10 +200,10 @@ def test_shards_without_nouns_have_empty_entries(bench: Bench) -> None:
     assert [len(entry["text"]) for entry in bench.entries(texts)] == [0, 1]
 
 
-def test_a_picture_depends_on_its_caption_alone(bench: Bench) -> None:
+def test_a_image_depends_on_its_caption_alone(bench: Bench) -> None:
     """Not on its shard, nor on the captions before it, nor on what is kept."""
     rows = []
-    for number, settings in enumerate(({"shard": 4}, {"shard": 3}, {"shard": 2, "keep_pictures": False})):
+    for number, settings in enumerate(({"shard": 4}, {"shard": 3}, {"shard": 2, "keep_images": False})):
         bench.store = ArtifactStore(bench.folder / f"store {number}")
         texts, _ = bench.make(**settings)
         rows.append(torch.cat([entry["visual"] for entry in bench.entries(texts)]))
@@ -211,7 +212,14 @@ def test_a_picture_depends_on_its_caption_alone(bench: Bench) -> None:
     assert len(rows[0].unique(dim=0)) == len(rows[0])
 
 
-def test_what_is_painted_again(bench: Bench) -> None:
+@torch.inference_mode()
+def test_no_stage_draws_from_global_generators(bench: Bench) -> None:
+    texts = bench.stages()
+    for stage in (texts.references.image_stage, texts.references, texts):
+        make_without_global_randomness(stage, bench.store)
+
+
+def test_what_is_generated_again(bench: Bench) -> None:
     painted = len(bench.make()[1])
     assert painted == 5
     for change in (
@@ -240,25 +248,25 @@ def test_what_is_embedded_again(bench: Bench) -> None:
     assert made(word_weight=0.8) == [0, 0, 2]
     assert made(dino=another_dino()) == [0, 2, 0]
     assert made(threshold=0.5) == [0, 2, 2]
-    assert made(keep_pictures=False) == [0, 0]
+    assert made(keep_images=False) == [0, 0]
 
 
 @torch.inference_mode()
 @pytest.mark.parametrize("keep", [True, False])
 def test_a_reference_is_seen_again(bench: Bench, keep: bool) -> None:
-    texts, _ = bench.make(keep_pictures=keep)
+    texts, _ = bench.make(keep_images=keep)
     reference = bench.references(texts)[-1]
     assert reference.noun.text == "grass"
-    image, heat = texts.references.pictures.again(reference, 1, bench.store)
+    image, heat = texts.references.image_stage.regenerate(reference, 1, bench.store)
     kept, _ = bench.make()
-    pictures = bench.store.load(kept.references.pictures.item(1).key)
+    pictures = bench.store.load(kept.references.image_stage.item(1).key)
     assert torch.equal(image, pictures["images"][-1])
     assert torch.equal(heat, pictures["maps"][-1])
 
 
 @torch.inference_mode()
 @pytest.mark.parametrize("centre", ["standardise", "midrange"])
-def test_masks_of_painted_nouns_are_neither_empty_nor_full(painter: StableDiffusionPipeline, centre: Any) -> None:
+def test_masks_of_generated_nouns_are_neither_empty_nor_full(painter: StableDiffusionPipeline, centre: Any) -> None:
     words = {f"a photo of a {word} and a {other}": [word, other] for word, other in pairwise(WORDS)}
     own = CaptionAttribution(Attribution("daam"), words)
     maps = Counted(painter, steps=4, batch_size=8).generate(list(words), range(len(words)), ["", ""], own).maps

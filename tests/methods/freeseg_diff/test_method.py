@@ -58,7 +58,7 @@ class Columns(Regions):
 
 
 class Says(Captioner):
-    """Says the same of every picture, and counts."""
+    """Says the same of every image, and counts."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -242,7 +242,7 @@ def test_overlaps_go_to_the_highest_or_the_first(tmp_path: Path) -> None:
 
 
 def test_the_shared_refiners_follow_edges(tmp_path: Path) -> None:
-    # Regions are two columns off the picture's edges.
+    # Regions are two columns off the image's edges.
     scene = stripes(COLOURS["cat"], COLOURS["sun"], COLOURS["sun"])
     shifted = Columns(width=6)
     assert row(made(tmp_path, regions=shifted), scene)[4:6] == [1, 1]
@@ -286,11 +286,11 @@ def test_a_second_run_and_another_k_cost_no_caption(tmp_path: Path) -> None:
 WORDS_TOO = Vocabulary.from_words("sun, dog")
 
 
-def test_the_caption_is_of_the_picture_as_read(tmp_path: Path) -> None:
+def test_the_caption_is_of_the_image_as_read(tmp_path: Path) -> None:
     method = made(tmp_path, "a cat")
     scene = stripes(COLOURS["cat"])
     columns(method, scene)
-    # Another protocol shows another resized picture of the same file.
+    # Another protocol shows another resized image of the same file.
     columns(method, scene._replace(image=scene.image.repeat(1, 1, 2), size=(6, 8)))
     assert method.captioner.asked == 1
 
@@ -298,7 +298,7 @@ def test_the_caption_is_of_the_picture_as_read(tmp_path: Path) -> None:
 # Figure 1: no list of classes.
 
 
-def test_names_come_from_the_caption_and_no_other_picture_s_words_compete(tmp_path: Path) -> None:
+def test_names_come_from_the_caption_and_no_other_image_s_words_compete(tmp_path: Path) -> None:
     method = made(tmp_path, "a dog, two boats and a dog")
     scene = stripes(COLOURS["cat"], COLOURS["boat"], COLOURS["sun"])
     assert method.finds_names
@@ -310,7 +310,7 @@ def test_names_come_from_the_caption_and_no_other_picture_s_words_compete(tmp_pa
         method.bind(words, PROTOCOL)
         method.prepare()
         assert columns(method, scene) == expected
-    # The vocabulary of a caption without nouns is other pictures' words.
+    # The vocabulary of a caption without nouns is other images' words.
     silent = made(tmp_path, "nothing that is known")
     silent.names_found = True
     silent.bind(together, PROTOCOL)
@@ -394,8 +394,8 @@ def test_paper_and_release_are_configurations() -> None:
     assert release.candidates.encoder is not None
     assert (paper.reject, paper.one_region, release.reject, release.one_region) == (True, False, False, True)
     for method in (paper, release):
-        assert method.regions.clusters == 4
-        assert (method.captioner.beams, method.captioner.min_length, method.captioner.max_length) == (3, 10, 30)
+        assert method.regions.num_clusters == 4
+        assert (method.captioner.num_beams, method.captioner.min_length, method.captioner.max_length) == (3, 10, 30)
         crf = DenseCRF.freeseg_diff().settings()
         assert method.region_refiner.settings() == crf
 
@@ -422,7 +422,7 @@ def test_rows_of_the_tables_are_flags() -> None:
 
 # The whole method with Miniature's models.
 
-QUICK = ["--config", EXPERIMENT, "--data.limit", "4", "--method.regions.starts", "1", "--method.refiner", "null"]
+QUICK = ["--config", EXPERIMENT, "--data.limit", "4", "--method.regions.num_starts", "1", "--method.refiner", "null"]
 
 
 @pytest.fixture(scope="module")
@@ -439,7 +439,7 @@ def test_two_ranks_give_one_rank_s_records(uninterrupted: Path, ranks: Ranks, tm
     outcomes = ranks.ovseg(2, "evaluate", *arguments, "--trainer.accelerator", "cpu")
     assert [outcome.code for outcome in outcomes] == [0, 0], outcomes[0].err
     assert integers(tmp_path / "run") == integers(uninterrupted / "run")
-    # Each picture was captioned once, by one of the two.
+    # Each image was captioned once, by one of the two.
     assert len(list((tmp_path / "store" / "entries").glob("*/*"))) == 4
 
 
@@ -464,7 +464,7 @@ def test_mistakes_on_the_command_line_are_sentences(ovseg: Callable[..., Outcome
     base = ["evaluate", *QUICK, "--run_dir", tmp_path / "run", "--store", tmp_path / "store"]
     for arguments, word in (
         (["--method.captioner.name", "./nowhere"], "captioner"),
-        (["--method.regions.clusters", "0"], "clusters"),
+        (["--method.regions.num_clusters", "0"], "clusters"),
         (["--method.view", "side"], "view"),
         (["--method.candidates.average", "median"], "average"),
         (["--method.regions.extractor.layers", '["up_blocks.9"]'], "up_blocks.9"),
@@ -475,7 +475,7 @@ def test_mistakes_on_the_command_line_are_sentences(ovseg: Callable[..., Outcome
         assert "Traceback" not in outcome.err
 
 
-def test_own_pictures_are_segmented_without_any_class_list(ovseg: Callable[..., Outcome], tmp_path: Path) -> None:
+def test_own_images_are_segmented_without_any_class_list(ovseg: Callable[..., Outcome], tmp_path: Path) -> None:
     from PIL import Image
 
     from miniature.world import draw_scene

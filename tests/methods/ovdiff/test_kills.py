@@ -15,9 +15,9 @@ ARGUMENTS = [
     "--method.extractors={dino: configs/models/miniature_dino_features.yaml}",
     "--method.generator.steps=2",
     "--method.generator.batch_size=2",
-    "--method.generated=2",
+    "--method.num_generated=2",
     "--method.support_size=2",
-    "--method.parts=2",
+    "--method.num_parts=2",
     "--method.clip=null",
 ]
 RANKS = ["--trainer.devices=2", "--trainer.strategy=ddp"]

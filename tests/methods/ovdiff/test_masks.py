@@ -139,7 +139,7 @@ def test_fossils_sigmoid_is_of_standardised_maps() -> None:
 
 
 @pytest.mark.parametrize("convention", ["ovdiff", "daam"])
-def test_masks_of_generated_pictures_are_neither_empty_nor_full(
+def test_masks_of_generated_images_are_neither_empty_nor_full(
     painter: StableDiffusionPipeline, convention: str
 ) -> None:
     model = DiffusersTextToImage("tiny", steps=4, guidance=3.0)

@@ -15,15 +15,16 @@ from methods.backbones import DenseFeatures, DiffusersTextToImage, HubViT, OpenC
 from methods.backbones.diffusion import GeneratedImages
 from methods.ovdiff.category_filter import CategoryFilter
 from methods.ovdiff.prototypes import LEVELS, masked_cells, prototypes, resize_mask
+from methods.regions import FoundSeed, SalientObjects
 from methods.support import Attribution
-from tests.methods.doubles import Colours
+from tests.methods.doubles import Colours, make_without_global_randomness
 
 PROTOCOL = Protocol("test", resize="none", window=None)
 WORDS = Vocabulary(("background", "cat", "sky"), background=True, stuff=frozenset({"sky"}))
 
 
 class Painter(TextToImage):
-    """Paints the class's colour on the left of its background's, and says so; counts what it is asked for."""
+    """Generates the class's colour on the left of its background's, and says so; counts what it is asked for."""
 
     COLOURS: ClassVar = {
         "cat": ((255, 0, 0), (0, 0, 255)),
@@ -50,7 +51,7 @@ class Painter(TextToImage):
 
 
 def made(store: Path, words: Vocabulary = WORDS, **settings: object) -> OVDiff:
-    settings = {"support_size": 2, "parts": 2, "extra_windows": (), **settings}
+    settings = {"support_size": 2, "num_parts": 2, "extra_windows": (), **settings}
     method = OVDiff(Painter(), {"colour": Colours()}, **settings)
     method.bind(words, PROTOCOL)
     method.load()
@@ -108,9 +109,9 @@ def test_masks_dilate_or_keep_halves_on_a_coarser_grid() -> None:
 @torch.inference_mode()
 def test_pixels_go_to_the_class_of_their_nearest_prototype(tmp_path: Path) -> None:
     # Red is the cat's foreground; blue the sky's, and no longer the cat's background; green the sky's background only.
-    method = made(tmp_path, stuff_filter=None)
+    method = made(tmp_path, stuff_similarity_threshold=None)
     assert columns(method.predict_image(stripes((255, 0, 0), (0, 255, 0)))) == [1, 0]
-    filtered = made(tmp_path, stuff_filter=0.85)
+    filtered = made(tmp_path, stuff_similarity_threshold=0.85)
     assert columns(filtered.predict_image(stripes((255, 0, 0), (0, 0, 255)))) == [1, 2]
     # Both of the sky's and the cat's negatives are gone: a stuff class has none, and the cat's were sky.
     assert [len(each) for each in filtered._prototypes["colour"]["background"]] == [0, 0]
@@ -130,9 +131,9 @@ def test_what_is_generated_again(tmp_path: Path) -> None:
 
     assert sorted(set(asked())) == ["cat", "sky"]
     nothing_new = [
-        {"parts": 1},
+        {"num_parts": 1},
         {"levels": ("class",)},
-        {"stuff_filter": None},
+        {"stuff_similarity_threshold": None},
         {"background": "threshold"},
         {"mask_resize": "half"},
         {"words_order": True},
@@ -145,9 +146,9 @@ def test_what_is_generated_again(tmp_path: Path) -> None:
     assert set(asked(words=more)) == {"sun"}
     assert set(asked(seed=1)) == {"cat", "sky"}
     # N in {1, 2, 4} out of one support set of 4.
-    assert set(asked(generated=4)) == {"cat", "sky"}
+    assert set(asked(num_generated=4)) == {"cat", "sky"}
     for size in (1, 2, 4):
-        assert asked(generated=4, support_size=size) == []
+        assert asked(num_generated=4, support_size=size) == []
 
 
 def test_images_have_seeds_of_their_own(tmp_path: Path) -> None:
@@ -157,7 +158,7 @@ def test_images_have_seeds_of_their_own(tmp_path: Path) -> None:
 
 @torch.inference_mode()
 def test_evidence_names_the_support_region_that_decided(tmp_path: Path) -> None:
-    method = made(tmp_path, stuff_filter=None)
+    method = made(tmp_path, stuff_similarity_threshold=None)
     method.store = ArtifactStore(tmp_path)
     sample = stripes((255, 0, 0), (0, 255, 0))
     evidence = method.explain(sample, method.predict_image(sample))
@@ -184,7 +185,7 @@ def test_category_filter_is_the_best_multi_label_prompt() -> None:
     ]
     expected = subsets[max(range(len(subsets)), key=scores.__getitem__)]
     assert CategoryFilter(clip, names, scale=20.0)(embedded) == expected
-    assert len(CategoryFilter(clip, names, most=1, scale=20.0)(embedded)) == 1
+    assert len(CategoryFilter(clip, names, max_categories=1, scale=20.0)(embedded)) == 1
 
 
 @pytest.mark.parametrize(
@@ -192,10 +193,10 @@ def test_category_filter_is_the_best_multi_label_prompt() -> None:
     [
         ({"extractors": {}}, "extractors"),
         ({"support_size": 0}, "support_size"),
-        ({"generated": 1, "support_size": 2}, "generated"),
+        ({"num_generated": 1, "support_size": 2}, "num_generated"),
         ({"prompt": "a picture"}, "prompt"),
         ({"levels": ()}, "levels"),
-        ({"most_categories": 40}, "most_categories"),
+        ({"max_categories": 40}, "max_categories"),
     ],
 )
 def test_bad_settings_are_named(settings: dict[str, object], word: str) -> None:
@@ -207,7 +208,7 @@ def test_bad_settings_are_named(settings: dict[str, object], word: str) -> None:
 def test_miniature_models_segment_a_scene_from_generated_support(tmp_path: Path) -> None:
     generator = DiffusersTextToImage("./miniature/weights/diffusion", steps=4, guidance=3.0)
     extractors = {"dino": DenseFeatures(HubViT("./miniature/weights/dino"))}
-    method = OVDiff(generator, extractors, Attribution(), support_size=2, parts=2, extra_windows=())
+    method = OVDiff(generator, extractors, Attribution(), support_size=2, num_parts=2, extra_windows=())
     method.bind(Vocabulary(("background", "cat", "boat"), background=True), PROTOCOL)
     method.load()
     precompute(method, ArtifactStore(tmp_path))
@@ -235,3 +236,19 @@ def test_features_of_clip_patches_are_the_models_own() -> None:
         weight, bias = block.attn.in_proj_weight.chunk(3)[1], block.attn.in_proj_bias.chunk(3)[1]
         expected = F.linear(seen["x"], weight, bias)[:, 1:]
     torch.testing.assert_close(keys.flatten(2).transpose(1, 2), expected)
+
+
+@torch.inference_mode()
+def test_no_stage_draws_from_global_generators(tmp_path: Path) -> None:
+    vit = HubViT("./miniature/weights/dino")
+    method = OVDiff(
+        DiffusersTextToImage("./miniature/weights/diffusion", steps=2, scheduler="EulerAncestralDiscreteScheduler"),
+        {"dino": DenseFeatures(vit)},
+        segmenter=SalientObjects(FoundSeed(vit)),
+        support_size=2,
+        num_parts=2,
+    )
+    method.make_ready(Vocabulary(("cat", "tree")), PROTOCOL)
+    store = ArtifactStore(tmp_path)
+    for stage in method.stages():
+        make_without_global_randomness(stage, store)

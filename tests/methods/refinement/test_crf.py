@@ -61,7 +61,7 @@ def test_freeseg_diffs_parameters(picture, ragged):
 
 
 @pytest.mark.parametrize("crf", [DenseCRF.cutler(), DenseCRF.freeseg_diff()])
-def test_masks_snap_to_the_pictures_edges(crf, picture, ragged):
+def test_masks_snap_to_the_images_edges(crf, picture, ragged):
     refined = crf.mask(picture, ragged)
     assert (refined ^ square()).sum() < (ragged ^ square()).sum() / 4
 
@@ -78,7 +78,7 @@ def test_each_plane_is_refined_alone(picture):
 
 def test_proposals_holes_are_filled_and_disagreeing_ones_emptied(picture, ragged):
     assert torch.equal(refine_proposal(DenseCRF.cutler(), picture, ragged), square())
-    # A ring in the picture: the CRF alone leaves the hole open.
+    # A ring in the image: the CRF alone leaves the hole open.
     ring = picture.clone()
     ring[:, 20:28, 20:28] -= 150
     mask = square()
@@ -99,8 +99,8 @@ def test_impossible_settings_are_named(settings):
         DenseCRF(**settings)
 
 
-def test_float_pictures_and_other_sizes_are_refused(picture):
-    with pytest.raises(ConfigurationError, match="uint8 picture"):
+def test_float_images_and_other_sizes_are_refused(picture):
+    with pytest.raises(ConfigurationError, match="uint8 image"):
         DenseCRF()(picture.float(), torch.zeros(1, SIZE, SIZE))
     with pytest.raises(ConfigurationError, match="planes of its size"):
         DenseCRF()(picture, torch.zeros(1, SIZE, SIZE // 2))

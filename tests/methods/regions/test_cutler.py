@@ -237,7 +237,7 @@ class Oracle:
 def moved(
     anchor: tuple[float, float, float, float], deltas: tuple[float, float, float, float], size: tuple[int, int]
 ) -> tuple[float, float, float, float]:
-    """A box (centre x, centre y, width, height), moved, with its corners clipped to a picture of (h, w)."""
+    """A box (centre x, centre y, width, height), moved, with its corners clipped to an image of (h, w)."""
     (x, y, w, h), (dx, dy, dw, dh) = anchor, deltas
     x, y = x + dx * w, y + dy * h
     w, h = w * math.exp(min(dw, math.log(1000 / 16))), h * math.exp(min(dh, math.log(1000 / 16)))
@@ -249,7 +249,7 @@ def moved(
 @torch.no_grad()
 def test_the_network_computes_what_detectron2_does(cutler: CutLER, published: dict[str, Tensor]) -> None:
     oracle, image = Oracle(published), picture(50, 70).float()
-    # Larger than the picture, so that not all large boxes are clipped to the whole of it.
+    # Larger than the image, so that not all large boxes are clipped to the whole of it.
     size = 600, 600
     features = oracle.features(image)
     for ours, theirs in zip(cutler.network.features(image), features, strict=True):
@@ -296,7 +296,7 @@ def test_detections_score_more_than_the_threshold_and_do_not_overlap(cutler: Cut
     assert len(cutler.network(image, 1.0).masks) == 0
 
 
-def test_masks_are_bool_of_the_pictures_size_and_none_is_empty(cutler: CutLER, checkpoint: Path) -> None:
+def test_masks_are_bool_of_the_images_size_and_none_is_empty(cutler: CutLER, checkpoint: Path) -> None:
     masks = cutler.masks(picture())
     assert masks.dtype == torch.bool
     assert masks.shape[1:] == (60, 80)
@@ -307,7 +307,7 @@ def test_masks_are_bool_of_the_pictures_size_and_none_is_empty(cutler: CutLER, c
     assert none.masks(picture()).shape == (0, 60, 80)
 
 
-def test_a_picture_does_not_depend_on_those_before_it(cutler: CutLER) -> None:
+def test_a_image_does_not_depend_on_those_before_it(cutler: CutLER) -> None:
     first = cutler.masks(picture())
     other = cutler.masks(picture(90, 40, seed=2))
     assert torch.equal(cutler.masks(picture()), first)
@@ -345,7 +345,7 @@ def test_the_size_that_the_network_sees(size: tuple[int, int], expected: tuple[i
     assert network_size(*size, 800, 1333) == expected
 
 
-def test_pictures_are_resized_as_in_cutlers_demo(cutler: CutLER, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_are_resized_as_in_cutlers_demo(cutler: CutLER, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Tensor] = []
 
     def detect(image: Tensor, threshold: float) -> Detections:
@@ -419,7 +419,7 @@ def test_settings_name_all_that_determines_the_masks(cutler: CutLER) -> None:
 
 
 @pytest.mark.slow
-def test_a_full_size_picture(checkpoint: Path) -> None:
+def test_a_full_size_image(checkpoint: Path) -> None:
     model = CutLER(str(checkpoint))
     model.load()
     masks = model.masks(picture(510, 510))

@@ -1,4 +1,4 @@
-"""Clusters of features: K masks that share out the picture, the same whatever the threads or the numbering."""
+"""Clusters of features: K masks that share out the image, the same whatever the threads or the numbering."""
 
 import json
 
@@ -29,7 +29,7 @@ class Colours(FeatureExtractor):
 
 
 def quarters(height: int = 8, width: int = 12) -> torch.Tensor:
-    """Four colours; the second takes half of the picture."""
+    """Four colours; the second takes half of the image."""
     image = COLOURS[1][:, None, None].repeat(1, height, width)
     image[:, : height // 2, : width // 3] = COLOURS[0][:, None, None]
     image[:, height // 2 :, : width // 3] = COLOURS[2][:, None, None]
@@ -39,7 +39,7 @@ def quarters(height: int = 8, width: int = 12) -> torch.Tensor:
 
 def test_each_mask_is_one_cluster_and_larger_ones_come_first() -> None:
     image = quarters()
-    masks = FeatureClusters(Colours(), clusters=4).masks(image)
+    masks = FeatureClusters(Colours(), num_clusters=4).masks(image)
     assert masks.dtype == torch.bool
     assert (masks.sum(dim=0) == 1).all()
     colours = [tuple(image[:, mask].unique(dim=1)[:, 0].tolist()) for mask in masks]
@@ -53,42 +53,44 @@ def test_each_mask_is_one_cluster_and_larger_ones_come_first() -> None:
 def test_clusters_go_to_pixels_by_nearest_and_features_bilinearly() -> None:
     image = torch.zeros(3, 4, 8, dtype=torch.uint8)
     image[:, :, 4:] = 200
-    coarse = FeatureClusters(Colours(step=2), clusters=2).masks(image)
+    coarse = FeatureClusters(Colours(step=2), num_clusters=2).masks(image)
     assert coarse.shape == (2, 4, 8)
     assert torch.equal(coarse[0], image[0] == 0)
     # Between the two columns lie values of both, so that a third cluster has pixels only if the features are resized.
-    assert len(FeatureClusters(Colours(step=2), clusters=3).masks(image)) == 2
-    fine = FeatureClusters(Colours(step=2), clusters=3, resize="features").masks(image)
+    assert len(FeatureClusters(Colours(step=2), num_clusters=3).masks(image)) == 2
+    fine = FeatureClusters(Colours(step=2), num_clusters=3, resize="features").masks(image)
     assert len(fine) == 3
     assert (fine.sum(dim=0) == 1).all()
 
 
-def test_a_plain_picture_has_one_cluster_and_a_small_one_no_more_than_pixels() -> None:
+def test_a_plain_image_has_one_cluster_and_a_small_one_no_more_than_pixels() -> None:
     plain = torch.full((3, 6, 6), 9, dtype=torch.uint8)
-    assert FeatureClusters(Colours(), clusters=4).masks(plain).tolist() == [[[True] * 6] * 6]
-    assert len(FeatureClusters(Colours(), clusters=4).masks(torch.randint(0, 255, (3, 1, 2), dtype=torch.uint8))) == 2
+    assert FeatureClusters(Colours(), num_clusters=4).masks(plain).tolist() == [[[True] * 6] * 6]
+    assert (
+        len(FeatureClusters(Colours(), num_clusters=4).masks(torch.randint(0, 255, (3, 1, 2), dtype=torch.uint8))) == 2
+    )
 
 
 def test_k_means_is_the_library_s_at_its_seed() -> None:
     from sklearn.cluster import KMeans
 
     points = np.random.default_rng(0).normal(size=(400, 5)).astype(np.float32)
-    found = k_means(points, 4, seed=3, starts=10)
+    found = k_means(points, 4, seed=3, num_starts=10)
     expected = KMeans(4, n_init=10, random_state=3).fit_predict(points)
     pairs = set(zip(found.tolist(), expected.tolist(), strict=True))
     assert len(pairs) == 4
     # Numbered as they come.
     assert [int(n) for n in dict.fromkeys(found.tolist())] == [0, 1, 2, 3]
-    assert not np.array_equal(found, k_means(points, 4, seed=4, starts=1))
+    assert not np.array_equal(found, k_means(points, 4, seed=4, num_starts=1))
 
 
-def test_clusters_do_not_depend_on_threads_or_on_other_pictures() -> None:
+def test_clusters_do_not_depend_on_threads_or_on_other_images() -> None:
     points = np.random.default_rng(1).normal(size=(3000, 8)).astype(np.float32)
-    alone = k_means(points, 5, seed=0, starts=2)
+    alone = k_means(points, 5, seed=0, num_starts=2)
     np.random.seed(7)
     torch.manual_seed(7)
     with threadpool_limits(2):
-        assert np.array_equal(k_means(points, 5, seed=0, starts=2), alone)
+        assert np.array_equal(k_means(points, 5, seed=0, num_starts=2), alone)
     regions = FeatureClusters(DenseFeatures(HubViT("./miniature/weights/dino"), size=48))
     regions.load()
     random = torch.Generator().manual_seed(0)
@@ -101,12 +103,12 @@ def test_clusters_do_not_depend_on_threads_or_on_other_pictures() -> None:
 def test_settings_tell_what_determines_the_masks() -> None:
     plain = FeatureClusters(Colours()).settings()
     json.dumps(plain)
-    changes = ({"clusters": 3}, {"seed": 1}, {"starts": 1}, {"resize": "features"})
+    changes = ({"num_clusters": 3}, {"seed": 1}, {"num_starts": 1}, {"resize": "features"})
     assert all(FeatureClusters(Colours(), **change).settings() != plain for change in changes)
     assert FeatureClusters(Colours(step=2)).settings() != plain
 
 
-@pytest.mark.parametrize("settings", [{"clusters": 0}, {"starts": 0}, {"seed": -1}])
+@pytest.mark.parametrize("settings", [{"num_clusters": 0}, {"num_starts": 0}, {"seed": -1}])
 def test_bad_settings_are_named(settings: dict[str, int]) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(settings))):
         FeatureClusters(Colours(), **settings)

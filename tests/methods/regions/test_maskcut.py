@@ -1,4 +1,4 @@
-"""MaskCut and OpenCut: the fast solver against LAPACK, the rules of each stage, and masks of pictures."""
+"""MaskCut and OpenCut: the fast solver against LAPACK, the rules of each stage, and masks of images."""
 
 from collections.abc import Iterator
 
@@ -45,12 +45,12 @@ def regions(seed: int, noise: float, grid: tuple[int, int] = GRID) -> torch.Tens
 
 
 @pytest.mark.parametrize("tau", [0.15, -0.05])
-@pytest.mark.parametrize("painted", [0, 60])
-def test_the_iterated_eigenvector_is_lapacks(tau: float, painted: int) -> None:
+@pytest.mark.parametrize("excluded", [0, 60])
+def test_the_iterated_eigenvector_is_lapacks(tau: float, excluded: int) -> None:
     features = planted(5, GRID, 48)
-    patches = torch.arange(GRID[0] * GRID[1]) % 460 < painted
+    patches = torch.arange(GRID[0] * GRID[1]) % 460 < excluded
     graph = PatchGraph(cosines(features), tau)
-    graph.paint(patches)
+    graph.exclude(patches)
     matrix = affinity(features * ~patches.reshape(GRID), tau)
     degrees = np.diag(matrix.sum(axis=1))
     values, vectors = eigh(degrees - matrix, degrees, subset_by_index=[1, 2])
@@ -104,26 +104,26 @@ def test_the_start_is_fixed_and_the_solver_reuses_what_it_knows(monkeypatch: pyt
     graph = PatchGraph(cosines(features), 0.15)
     first = graph.second_eigenvector()
     spent = len(products)
-    graph.paint(torch.zeros(len(first), dtype=torch.bool))
+    graph.exclude(torch.zeros(len(first), dtype=torch.bool))
     assert torch.equal(graph.second_eigenvector(), first)
     assert len(products) == spent
     assert spent < 20
 
 
 class Scripted:
-    """A graph whose eigenvectors are given, and which remembers what was painted."""
+    """A graph whose eigenvectors are given, and which remembers what was generated."""
 
     device, uniform = torch.device("cpu"), False
 
     def __init__(self, *vectors: torch.Tensor) -> None:
         self.vectors = list(vectors)
-        self.painted: list[int] = []
+        self.excluded: list[int] = []
 
     def second_eigenvector(self) -> torch.Tensor:
         return self.vectors.pop(0).flatten()
 
-    def paint(self, patches: torch.Tensor) -> None:
-        self.painted.append(int(patches.sum()))
+    def exclude(self, patches: torch.Tensor) -> None:
+        self.excluded.append(int(patches.sum()))
 
 
 def bump(rows: slice, columns: slice, grid: tuple[int, int] = (12, 12)) -> torch.Tensor:
@@ -136,8 +136,8 @@ def test_a_repeated_mask_is_dropped_once_and_then_accepted_again() -> None:
     first, same = bump(slice(2, 6), slice(2, 6)), bump(slice(2, 6), slice(2, 7))
     graph = Scripted(first, same, same)
     masks = cut_masks(graph, (12, 12), 3)
-    # Painted as a whole, but what is given back leaves out earlier masks.
-    assert graph.painted == [16, 0, 20]
+    # Generated as a whole, but what is given back leaves out earlier masks.
+    assert graph.excluded == [16, 0, 20]
     assert masks.flatten(1).sum(dim=1).tolist() == [16, 0, 4]
 
 
@@ -183,9 +183,9 @@ def test_a_uniform_graph_is_not_cut() -> None:
     graph = PatchGraph(cosines(features), -0.1)
     assert graph.uniform
     half = PatchGraph(cosines(features), 0.1)
-    half.paint(torch.arange(42) < 20)
+    half.exclude(torch.arange(42) < 20)
     assert not half.uniform
-    half.paint(torch.ones(42, dtype=torch.bool))
+    half.exclude(torch.ones(42, dtype=torch.bool))
     assert half.uniform
     assert not ReferenceGraph(features.flatten(1), 0.1).uniform
 
@@ -218,7 +218,7 @@ def picture() -> torch.Tensor:
 
 @torch.inference_mode()
 @pytest.mark.parametrize("refined", [False, pytest.param(True, marks=pytest.mark.crf)])
-def test_masks_of_a_picture(backbone: HubViT, picture: torch.Tensor, refined: bool) -> None:
+def test_masks_of_a_image(backbone: HubViT, picture: torch.Tensor, refined: bool) -> None:
     regions_ = MaskCut(backbone, size=100, tau=0.9, crf=DenseCRF.cutler() if refined else None)
     regions_.load()
     masks = regions_.masks(picture)
@@ -245,7 +245,7 @@ def test_masks_of_a_picture(backbone: HubViT, picture: torch.Tensor, refined: bo
 def test_opencut_gives_exclusive_masks(backbone: HubViT, picture: torch.Tensor, settings: dict[str, object]) -> None:
     if settings:
         settings = {**settings, "crf": DenseCRF.cutler()}
-    regions_ = OpenCut(backbone, taus=(0.9, 0.7, 0.98), size=96, smallest=4, **settings)
+    regions_ = OpenCut(backbone, taus=(0.9, 0.7, 0.98), size=96, min_area=4, **settings)
     regions_.load()
     masks = regions_.masks(picture)
     assert masks.shape[1:] == picture.shape[1:]
@@ -275,8 +275,8 @@ def test_opencuts_rules() -> None:
     # A mask's components are apart; the one of 4 pixels is too small.
     assert [int(mask.sum()) for mask in found[2:]] == [25, 16]
     assert found.sum(dim=0).max() == 1
-    assert len(exclusive_regions([first, inside], covered=0.9)) == 2
-    assert len(exclusive_regions([first, grown], same=0.95, covered=0.95)) == 2
+    assert len(exclusive_regions([first, inside], max_overlap=0.9)) == 2
+    assert len(exclusive_regions([first, grown], merge_iou=0.95, max_overlap=0.95)) == 2
     assert exclusive_regions(torch.zeros(2, 20, 20, dtype=torch.bool)).shape == (0, 20, 20)
 
 
@@ -295,7 +295,7 @@ def test_opencut_refines_only_pixels_by_a_crf(backbone: HubViT) -> None:
         OpenCut(backbone, crf=DenseCRF())
 
 
-def test_a_small_picture_of_few_patches_is_solved_densely(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_small_image_of_few_patches_is_solved_densely(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ncut, "LARGEST_BASIS", 0)
     features = regions(3, 0.4, (20, 20))
     iterated = maskcut(features, 3, 0.3)

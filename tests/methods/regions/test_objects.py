@@ -31,10 +31,10 @@ def test_every_connected_part_above_the_threshold_is_a_mask() -> None:
     assert masks.shape[1:] == (20, 30)
     assert masks[0, 2:8, 2:8].all()
     assert [int(mask.sum()) for mask in SalientObjects(RedChannel(), 0.4).masks(picture())] == [36, 64, 20]
-    assert len(SalientObjects(RedChannel(), smallest=1).masks(picture())) == 3
+    assert len(SalientObjects(RedChannel(), min_area=1).masks(picture())) == 3
 
 
-def test_a_picture_without_objects_has_no_masks() -> None:
+def test_a_image_without_objects_has_no_masks() -> None:
     assert SalientObjects(RedChannel()).masks(torch.zeros(3, 8, 9, dtype=torch.uint8)).shape == (0, 8, 9)
 
 

@@ -112,7 +112,7 @@ def test_layers_can_be_chosen(painter: StableDiffusionPipeline) -> None:
         model.generate(PROMPTS, [1, 2], WORDS, Attribution(layers=["mid"]))
 
 
-def test_maps_do_not_depend_on_how_pictures_are_grouped(
+def test_maps_do_not_depend_on_how_images_are_grouped(
     painter: StableDiffusionPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = generator(painter)
@@ -139,7 +139,7 @@ def test_processors_are_put_back(painter: StableDiffusionPipeline) -> None:
     assert painter.unet.attn_processors == before
 
 
-def test_given_pictures_are_attributed_in_one_pass(painter: StableDiffusionPipeline) -> None:
+def test_given_images_are_attributed_in_one_pass(painter: StableDiffusionPipeline) -> None:
     images = torch.randint(0, 256, (2, 3, 64, 96), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     model = generator(painter)
     maps = model.attribute(images, PROMPTS, WORDS, Attribution())
