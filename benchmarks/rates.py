@@ -250,7 +250,7 @@ def measure(case: Case, tiny: bool, pictures: int, extrapolate: bool) -> dict[st
         if not tiny:
             randomise(method, folder)
         method.store = ArtifactStore(folder / "store")
-        method.make_ready(Vocabulary.from_words(NAMES, background=method.scores_background), protocol)
+        method.make_ready(Vocabulary.from_class_names(NAMES, background=method.scores_background), protocol)
         method.to(device)
         stages = precomputed(method, case, pictures, extrapolate) if case.pictures else []
         method.prepare()
@@ -280,11 +280,11 @@ def precomputed(method: SegmentationMethod, case: Case, pictures: int, extrapola
     method.generator.generate, method.generator.steps = generate, steps
     found = []
     for number, report in enumerate(reports):
-        each = report.seconds / report.items
-        own = each - sum(painted) / report.items if number == 0 else each
+        each = report.seconds / report.num_items
+        own = each - sum(painted) / report.num_items if number == 0 else each
         scaled = max(own, 0.0) * case.pictures / pictures + (whole * case.pictures if number == 0 else 0.0)
         per = "once" if case.items else "class"
-        items = case.items or report.items
+        items = case.items or report.num_items
         found.append({"name": report.name, "seconds": scaled, "items": items, "per": per})
     return found
 

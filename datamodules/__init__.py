@@ -1,4 +1,4 @@
-"""Benchmarks, one file each, and a folder of the user's own pictures."""
+"""Benchmarks, one file each, and a folder of the user's images."""
 
 from datamodules.ade20k import ADE20K
 from datamodules.cityscapes import Cityscapes

@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from datamodules.coco import NUMBERS, FromMaps, labelled
-from datamodules.label_maps import table
+from datamodules.coco import CATEGORY_IDS, COCOStuffMaps, coco_layout
+from datamodules.label_maps import lookup_table
 from datamodules.metainfo import metainfo
 from harness.data.vocabulary import Vocabulary
 
-# Supercategories as the annotations of COCO (instances) and COCO-Stuff (stuff) give them, in the usual order: things,
-# then stuff. Each holds names of mmsegmentation's 171 classes.
+# Supercategories in the annotations of COCO (instances) and COCO-Stuff (stuff), in the usual order: things, then stuff.
+# The members are names of mmsegmentation's 171 classes.
 THINGS = {
     "electronic": "tv, laptop, mouse, remote, keyboard, cell phone",
     "appliance": "microwave, oven, toaster, sink, refrigerator",
@@ -45,29 +45,28 @@ STUFF = {
 GROUPS = {group: tuple(names.split(", ")) for group, names in {**THINGS, **STUFF}.items()}
 
 
-class COCO27(FromMaps):
+class COCO27(COCOStuffMaps):
     """COCO-27, validation: the 27 supercategories of COCO-Stuff; unlabelled pixels are not scored.
 
     Args:
-        root: ``coco_stuff164k``, with ``images`` and ``annotations`` in it, or the folder in which it lies; null takes
-            OVSEG_DATA.
-        batch_size: As in ``SegmentationData``.
-        num_workers: Likewise.
-        limit: Likewise.
-        on_error: Likewise.
+        root: ``coco_stuff164k``, with ``images`` and ``annotations``, or its parent folder; null takes OVSEG_DATA.
+        batch_size: Samples per call of ``predict_step``.
+        num_workers: Processes per rank that read images.
+        limit: Number of images to use, from the first; null takes all.
+        on_error: Whether to ``stop`` at an unreadable image or ``skip`` it.
     """
 
     name = "coco27"
-    layout = labelled("_27TrainIds.png")
+    layout = coco_layout("_27TrainIds.png")
 
     @classmethod
-    def named(cls) -> Vocabulary:
+    def default_vocabulary(cls) -> Vocabulary:
         """12 groups of things, 15 of stuff."""
         return Vocabulary(tuple(GROUPS), stuff=frozenset(STUFF))
 
     @classmethod
-    def values(cls) -> np.ndarray:
-        """The group of each of the 171 classes."""
+    def stuff_map_table(cls) -> np.ndarray:
+        """The group of each of the 171 classes, by value of COCO-Stuff's maps."""
         names, _ = metainfo("coco_stuff", "COCOStuffDataset")
-        group = {name: label for label, members in enumerate(GROUPS.values()) for name in members}
-        return table({number - 1: group[name] for number, name in zip(NUMBERS, names, strict=True)})
+        label_of = {name: label for label, members in enumerate(GROUPS.values()) for name in members}
+        return lookup_table({id - 1: label_of[name] for id, name in zip(CATEGORY_IDS, names, strict=True)})

@@ -1,4 +1,4 @@
-"""COCO-Object: the 80 objects of COCO and a background, from the instances or from the maps of COCO-Stuff."""
+"""COCO-Object: the 80 objects of COCO and the background, from COCO's instances or COCO-Stuff's maps."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.coco import COCO, NUMBERS, THINGS, FromMaps, labelled
-from datamodules.label_maps import encode, pycocotools, table
+from datamodules.coco import CATEGORY_IDS, COCO, NUM_THINGS, COCOStuffMaps, coco_layout
+from datamodules.label_maps import encode_png, lookup_table, pycocotools
 from datamodules.metainfo import metainfo
 from datamodules.stuff import stuff_names
 from harness.data.benchmark import Job, Source
@@ -19,128 +19,126 @@ from harness.system.errors import DataError
 INSTANCES = Source(
     "annotations_trainval2017.zip", "http://images.cocodataset.org/annotations/annotations_trainval2017.zip"
 )
-FILE = "annotations/instances_val2017.json"
+INSTANCES_FILE = "annotations/instances_val2017.json"
 
 
-def objects() -> Vocabulary:
+def object_vocabulary() -> Vocabulary:
     """The background and the first 80 classes of COCO-Stuff."""
     names, palette = metainfo("coco_stuff", "COCOStuffDataset")
     return Vocabulary(
-        ("background", *names[:THINGS]),
+        ("background", *names[:NUM_THINGS]),
         background=True,
         stuff=stuff_names("coco_object"),
-        palette=((0, 0, 0), *palette[:THINGS]),
+        palette=((0, 0, 0), *palette[:NUM_THINGS]),
     )
 
 
 class COCOObject(COCO):
     """COCO-Object, validation, from COCO's instances: 80 objects and the background.
 
-    Where instances overlap the first one wins, crowds count as their class, and nothing is ignored, as in the release
-    of CLIP-DIY. ``COCOObjectTCL`` has the labels of the other papers.
+    Where instances overlap, the first one wins; crowds count as their class; no pixel is ignored, as in CLIP-DIY's
+    release. ``COCOObjectTCL`` has the labels of the other papers.
 
     Args:
-        root: ``coco_stuff164k``, with ``images`` and ``annotations`` in it, or the folder in which it lies; null takes
-            OVSEG_DATA.
-        batch_size: As in ``SegmentationData``.
-        num_workers: Likewise.
-        limit: Likewise.
-        on_error: Likewise.
+        root: ``coco_stuff164k``, with ``images`` and ``annotations``, or its parent folder; null takes OVSEG_DATA.
+        batch_size: Samples per call of ``predict_step``.
+        num_workers: Processes per rank that read images.
+        limit: Number of images to use, from the first; null takes all.
+        on_error: Whether to ``stop`` at an unreadable image or ``skip`` it.
     """
 
     name = "coco_object"
-    layout = labelled("_objects.png")
-    labels_from = (INSTANCES,)
+    layout = coco_layout("_objects.png")
+    label_sources = (INSTANCES,)
 
     @classmethod
-    def named(cls) -> Vocabulary:
+    def default_vocabulary(cls) -> Vocabulary:
         """The background and 80 objects."""
-        return objects()
+        return object_vocabulary()
 
     @classmethod
     def jobs(cls, folder: Path) -> list[Job]:
-        """A label map per picture, from ``instances_val2017.json``."""
-        path = folder / FILE
+        """A label map per image, from ``instances_val2017.json``."""
+        path = folder / INSTANCES_FILE
         ids = cls.find_ids(folder)
         if not path.is_file():
             raise DataError(f"{cls.name}: {path} is missing: it is in {INSTANCES}")
-        made = _painters(path)
-        missing = next((id for id in ids if id not in made), None)
+        rasterizers = _rasterizers(path)
+        missing = next((id for id in ids if id not in rasterizers), None)
         if missing is not None:
-            raise DataError(f"{path} has no picture {missing}: it is not that of {INSTANCES.where}")
-        return [Job(folder / cls.layout.labels / f"{id}{cls.layout.label_suffix}", made[id]) for id in ids]
+            raise DataError(f"{path} has no image {missing}: it is not that of {INSTANCES.url}")
+        return [Job(folder / cls.layout.labels / f"{id}{cls.layout.label_suffix}", rasterizers[id]) for id in ids]
 
 
-class COCOObjectTCL(FromMaps):
+class COCOObjectTCL(COCOStuffMaps):
     """COCO-Object, validation, from COCO-Stuff's maps, as in TCL and GroupViT: 80 objects and the background.
 
-    Whatever is not one of the 80 objects is background, unlabelled pixels too: nothing is ignored.
+    All pixels outside the 80 objects are background, including unlabelled ones; no pixel is ignored.
 
     Args:
-        root: ``coco_stuff164k``, with ``images`` and ``annotations`` in it, or the folder in which it lies; null takes
-            OVSEG_DATA.
-        batch_size: As in ``SegmentationData``.
-        num_workers: Likewise.
-        limit: Likewise.
-        on_error: Likewise.
+        root: ``coco_stuff164k``, with ``images`` and ``annotations``, or its parent folder; null takes OVSEG_DATA.
+        batch_size: Samples per call of ``predict_step``.
+        num_workers: Processes per rank that read images.
+        limit: Number of images to use, from the first; null takes all.
+        on_error: Whether to ``stop`` at an unreadable image or ``skip`` it.
     """
 
     name = "coco_object_tcl"
-    layout = labelled("_instanceTrainIds.png")
+    layout = coco_layout("_instanceTrainIds.png")
 
     @classmethod
-    def named(cls) -> Vocabulary:
+    def default_vocabulary(cls) -> Vocabulary:
         """The background and 80 objects."""
-        return objects()
+        return object_vocabulary()
 
     @classmethod
-    def values(cls) -> np.ndarray:
-        """The 80 things; all else, unlabelled pixels among it, is background."""
-        return table({number - 1: label for label, number in enumerate(NUMBERS[:THINGS], 1)}, rest=0)
+    def stuff_map_table(cls) -> np.ndarray:
+        """The 80 things; all other values, including unlabelled pixels, are background."""
+        return lookup_table({id - 1: label for label, id in enumerate(CATEGORY_IDS[:NUM_THINGS], 1)}, rest=0)
 
 
-def _painters(path: Path) -> dict[str, partial[bytes]]:
-    """Per picture what makes its label map from COCO's instances."""
+def _rasterizers(path: Path) -> dict[str, partial[bytes]]:
+    """Image id -> function that rasterizes its label map, from COCO's instances."""
     try:
         content = json.loads(path.read_bytes())
-        numbers = sorted(int(category["id"]) for category in content["categories"])
-        if numbers != list(NUMBERS[:THINGS]):
-            raise DataError(f"{path} does not have the 80 categories of COCO: it is not that of {INSTANCES.where}")
+        category_ids = sorted(int(category["id"]) for category in content["categories"])
+        if category_ids != list(CATEGORY_IDS[:NUM_THINGS]):
+            raise DataError(f"{path} does not have the 80 categories of COCO: it is not that of {INSTANCES.url}")
         shapes: dict[int, list[tuple[int, Any]]] = {int(image["id"]): [] for image in content["images"]}
         for annotation in content["annotations"]:
-            label = numbers.index(annotation["category_id"]) + 1
+            label = category_ids.index(annotation["category_id"]) + 1
             shapes[int(annotation["image_id"])].append((label, annotation["segmentation"]))
         return {
             Path(str(image["file_name"])).stem: partial(
-                paint, str(path), int(image["height"]), int(image["width"]), shapes[int(image["id"])]
+                rasterize, str(path), int(image["height"]), int(image["width"]), shapes[int(image["id"])]
             )
             for image in content["images"]
         }
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is damaged or not that of {INSTANCES.where}: {error!r}") from error
+        raise DataError(f"{path} is damaged or not that of {INSTANCES.url}: {error!r}") from error
 
 
-def paint(source: str, height: int, width: int, shapes: Sequence[tuple[int, Any]]) -> bytes:
-    """The label map of one picture, as PNG.
+def rasterize(source: str, height: int, width: int, shapes: Sequence[tuple[int, Any]]) -> bytes:
+    """Rasterize the label map of one image, as PNG.
 
     Args:
-        source: Where the shapes stand, for messages.
-        height: Of the picture, in pixels.
-        width: Likewise.
-        shapes: Label, and polygons or run-length encoded mask, in the order of the annotations.
+        source: The file of the shapes, for messages.
+        height: Image height in pixels.
+        width: Image width in pixels.
+        shapes: Pairs of a label and polygons or a run-length encoded mask, in the order of the annotations.
 
     Raises:
         ConfigurationError: pycocotools is not installed.
-        DataError: A shape is damaged.
+        DataError: A shape is corrupt.
     """
     coco = pycocotools("coco").COCO()
     coco.imgs = {0: {"height": height, "width": width}}
     labels = np.zeros((height, width), dtype=np.uint8)
-    # The first one wins, so it is painted last.
+    # The first one wins, so it is rasterized last.
     for label, shape in reversed(shapes):
         annotation: Mapping[str, Any] = {"image_id": 0, "segmentation": shape}
         try:
             labels[np.asarray(coco.annToMask(annotation)) > 0] = label
-        except Exception as error:  # what pycocotools raises depends on what it is given
+        except Exception as error:  # pycocotools raises various errors
             raise DataError(f"{source} holds a damaged shape: {error!r}") from error
-    return encode(labels)
+    return encode_png(labels)

@@ -2,35 +2,34 @@
 
 import numpy as np
 
-from datamodules.coco import NUMBERS, FromMaps, labelled
-from datamodules.label_maps import table
+from datamodules.coco import CATEGORY_IDS, COCOStuffMaps, coco_layout
+from datamodules.label_maps import lookup_table
 from datamodules.metainfo import metainfo
 from datamodules.stuff import stuff_names
 from harness.data.vocabulary import Vocabulary
 
 
-class COCOStuff(FromMaps):
+class COCOStuff(COCOStuffMaps):
     """COCO-Stuff 164k, validation: 171 classes.
 
     Args:
-        root: ``coco_stuff164k``, with ``images`` and ``annotations`` in it, or the folder in which it lies; null takes
-            OVSEG_DATA.
-        batch_size: As in ``SegmentationData``.
-        num_workers: Likewise.
-        limit: Likewise.
-        on_error: Likewise.
+        root: ``coco_stuff164k``, with ``images`` and ``annotations``, or its parent folder; null takes OVSEG_DATA.
+        batch_size: Samples per call of ``predict_step``.
+        num_workers: Processes per rank that read images.
+        limit: Number of images to use, from the first; null takes all.
+        on_error: Whether to ``stop`` at an unreadable image or ``skip`` it.
     """
 
     name = "coco_stuff"
-    layout = labelled("_labelTrainIds.png")
+    layout = coco_layout("_labelTrainIds.png")
 
     @classmethod
-    def named(cls) -> Vocabulary:
+    def default_vocabulary(cls) -> Vocabulary:
         """80 things, 91 stuff classes."""
         names, palette = metainfo("coco_stuff", "COCOStuffDataset")
         return Vocabulary(names, stuff=stuff_names("coco_stuff"), palette=palette)
 
     @classmethod
-    def values(cls) -> np.ndarray:
-        """The 171 numbers that are in use, without gaps."""
-        return table({number - 1: label for label, number in enumerate(NUMBERS)})
+    def stuff_map_table(cls) -> np.ndarray:
+        """The 171 category ids in use, renumbered without gaps."""
+        return lookup_table({id - 1: label for label, id in enumerate(CATEGORY_IDS)})

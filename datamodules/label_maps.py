@@ -1,4 +1,4 @@
-"""Label maps made from others: tables of values, and the PNG that is written."""
+"""Conversion of label maps: look-up tables, published maps, PNG encoding."""
 
 import io
 from collections.abc import Mapping
@@ -9,48 +9,48 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from harness.data.benchmark import IGNORED, Source
+from harness.data.benchmark import IGNORE_LABEL, Source
 from harness.data.images import read_labels
 from harness.system.errors import ConfigurationError, DataError
 
 
-def table(values: Mapping[int, int], rest: int = IGNORED) -> np.ndarray:
-    """``[256]`` uint8: the new value of every old one; those not named become ``rest``."""
-    made = np.full(256, rest, dtype=np.uint8)
+def lookup_table(values: Mapping[int, int], rest: int = IGNORE_LABEL) -> np.ndarray:
+    """[256] uint8 look-up table of ``values`` (old -> new); all other old values become ``rest``."""
+    table = np.full(256, rest, dtype=np.uint8)
     for old, new in values.items():
-        made[old] = new
-    return made
+        table[old] = new
+    return table
 
 
-def encode(labels: np.ndarray) -> bytes:
-    """A label map, HW uint8, as a grey PNG of 8 bits."""
+def encode_png(labels: np.ndarray) -> bytes:
+    """A label map, HW uint8, as an 8-bit grey PNG."""
     stream = io.BytesIO()
     Image.fromarray(labels).save(stream, format="PNG")
     return stream.getvalue()
 
 
-def published(path: Path, source: Source) -> np.ndarray:
-    """The values of a label map as its authors publish it, HW uint8.
+def read_published_labels(path: Path, source: Source) -> np.ndarray:
+    """Read the values of a published label map, HW uint8.
 
     Raises:
-        DataError: The file is missing or damaged; one that is missing is said with its source.
+        DataError: The file is missing (the message names its source) or corrupt.
     """
     if not path.is_file():
         raise DataError(f"the label map {path} is missing: it is in {source}")
     return read_labels(path)
 
 
-def translated(path: Path, source: Source, values: np.ndarray) -> bytes:
-    """A published label map with its values looked up in ``values``, as PNG.
+def remap_labels(path: Path, source: Source, table: np.ndarray) -> bytes:
+    """A published label map with its values looked up in ``table``, as PNG.
 
     Raises:
-        DataError: See ``published``.
+        DataError: The file is missing or corrupt.
     """
-    return encode(values[published(path, source)])
+    return encode_png(table[read_published_labels(path, source)])
 
 
 def pycocotools(module: str) -> Any:
-    """A module of pycocotools.
+    """Import a module of pycocotools.
 
     Raises:
         ConfigurationError: It is not installed.

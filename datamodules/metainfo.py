@@ -10,10 +10,10 @@ from harness.system.errors import ConfigurationError
 
 
 class Metainfo(NamedTuple):
-    """What a data set class of mmsegmentation says about its classes.
+    """The classes of a data set of mmsegmentation.
 
     Attributes:
-        names: Class names in the order of their labels, as they stand there.
+        names: Class names in the order of their labels, unchanged.
         palette: (R, G, B) in [0, 255] per class.
     """
 
@@ -25,7 +25,7 @@ class Metainfo(NamedTuple):
 def metainfo(module: str, dataset: str) -> Metainfo:
     """``METAINFO`` of ``mmseg.datasets.<module>.<dataset>``.
 
-    Read from the source: to import mmseg takes seconds, compiled operators and a GPU's libraries, for a table.
+    Parsed from the source: importing mmseg takes seconds and needs compiled operators and GPU libraries.
 
     Raises:
         ConfigurationError: mmsegmentation is not installed, or has no such class.
@@ -38,15 +38,19 @@ def metainfo(module: str, dataset: str) -> Metainfo:
     path = Path(package.origin).parent / "datasets" / f"{module}.py"
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        values = _assigned(tree, dataset)
+        values = _metainfo_keywords(tree, dataset)
         palette = tuple((int(red), int(green), int(blue)) for red, green, blue in values["palette"])
         return Metainfo(tuple(values["classes"]), palette)
     except (OSError, KeyError, ValueError, SyntaxError) as error:
         raise ConfigurationError(f"the installed mmsegmentation has no class names of {dataset} in {path}") from error
 
 
-def _assigned(tree: ast.Module, dataset: str) -> dict[str, list]:
-    """The keywords of ``METAINFO = dict(...)`` in a class."""
+def _metainfo_keywords(tree: ast.Module, dataset: str) -> dict[str, list]:
+    """The keywords of ``METAINFO = dict(...)`` in the class ``dataset``.
+
+    Raises:
+        KeyError: There is no such assignment.
+    """
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and node.name == dataset:
             for statement in node.body:
@@ -56,5 +60,5 @@ def _assigned(tree: ast.Module, dataset: str) -> dict[str, list]:
                     and statement.targets[0].id == "METAINFO"
                     and isinstance(statement.value, ast.Call)
                 ):
-                    return {str(word.arg): ast.literal_eval(word.value) for word in statement.value.keywords}
+                    return {str(item.arg): ast.literal_eval(item.value) for item in statement.value.keywords}
     raise KeyError(dataset)

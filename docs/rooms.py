@@ -63,8 +63,8 @@ def page() -> str:
         [
             "# Rooms and arrows",
             "",
-            "Written by `python docs/rooms.py > docs/architecture.md`. `make lint` fails on an arrow that the contracts in",
-            "`pyproject.toml` do not allow, and on a circle.",
+            "Written by `python docs/rooms.py > docs/architecture.md`. `make lint` fails on an arrow that",
+            "the contracts in `pyproject.toml` do not allow, and on a circle.",
             "",
             drawing(pairs),
             "",

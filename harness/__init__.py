@@ -6,10 +6,10 @@ import os
 # the environment downloads. The Hub's library reads it when it is first imported, so it stands before all imports.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from harness.artifacts.stage import Precomputed, Stage
+from harness.artifacts.stage import PrecomputeReport, Stage
 from harness.artifacts.store import ArtifactStore
 from harness.artifacts.work_item import WorkItem
-from harness.data.datamodule import Picture, Sample, SegmentationData
+from harness.data.datamodule import LabeledImage, Sample, SegmentationData
 from harness.data.protocol import Protocol
 from harness.data.vocabulary import Vocabulary
 from harness.engine.evaluation import Evaluation, evaluate
@@ -27,11 +27,11 @@ __all__ = [
     "DataError",
     "Evaluation",
     "Evidence",
+    "LabeledImage",
     "ModelError",
     "OvsegError",
     "Part",
-    "Picture",
-    "Precomputed",
+    "PrecomputeReport",
     "Prediction",
     "Protocol",
     "Refiner",

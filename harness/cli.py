@@ -5,9 +5,10 @@ import logging
 import os
 import sys
 import warnings
-from difflib import get_close_matches
 from importlib import import_module
 from typing import NoReturn
+
+from harness.system.errors import OvsegError, did_you_mean
 
 COMMANDS = {
     "evaluate": "evaluate a method on a benchmark and print its mIoU",
@@ -60,22 +61,21 @@ def main(arguments: list[str] | None = None) -> int:
     top.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="the command's arguments")
     parsed = top.parse_args(arguments)
     if parsed.command not in COMMANDS:
-        close = "".join(f"; did you mean '{name}'?" for name in get_close_matches(parsed.command, COMMANDS, n=1))
-        top.error(f"'{parsed.command}' is none of the commands {', '.join(COMMANDS)}{close}")
+        hint = did_you_mean(parsed.command, COMMANDS)
+        top.error(f"there is no command '{parsed.command}'{hint}; commands: {', '.join(COMMANDS)}")
     _quiet()
 
-    from harness.commands.arguments import resolve_entry_points
+    from harness.commands.arguments import resolve_names
     from harness.system import distributed
-    from harness.system.errors import OvsegError
 
     if "LOCAL_RANK" in os.environ:
         # Launched as a rank: by Lightning, or by torchrun.
-        distributed.end_with_parent()
+        distributed.exit_with_parent()
     try:
-        rest = resolve_entry_points(parsed.arguments) if parsed.command != "info" else parsed.arguments
+        rest = resolve_names(parsed.arguments) if parsed.command != "info" else parsed.arguments
         code = import_module(f"harness.commands.{parsed.command}").run(rest)
     except OvsegError as error:
-        if distributed.speaks():
+        if distributed.is_main_process():
             print(f"ovseg {parsed.command}: {error}", file=sys.stderr, flush=True)
         return 2
     except KeyboardInterrupt:
@@ -90,7 +90,7 @@ def main(arguments: list[str] | None = None) -> int:
             return 130
         raise
     finally:
-        distributed.leave()
+        distributed.leave_process_group()
     return code if isinstance(code, int) else 0
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from harness.data.datamodule import Picture, SegmentationData
+from harness.data.datamodule import LabeledImage, SegmentationData
 from harness.data.vocabulary import Vocabulary
 from miniature import world
 from miniature.stuff import STUFF
@@ -56,10 +56,10 @@ class Miniature(SegmentationData):
         count = world.VAL_IMAGES if self.split == "val" else min(self.limit or 1000, world.TRAIN_IMAGES)
         return [f"{self.split}/{index}" for index in range(count)]
 
-    def read(self, index: int) -> Picture:
+    def read(self, index: int) -> LabeledImage:
         """Draw scene ``index``."""
         image, labels = _draw(self.split, index)
-        return Picture(image, self._values()[labels])
+        return LabeledImage(image, self._values()[labels])
 
     def _values(self) -> np.ndarray:
         """For every label of the world its place in the vocabulary, 0 for what is background."""
@@ -68,7 +68,7 @@ class Miniature(SegmentationData):
         table[: len(world.CLASSES)] = [names.index(name) if name in names else 0 for name in world.CLASSES]
         return table
 
-    def content(self, index: int) -> str:
+    def content_signature(self, index: int) -> str:
         """The version of the drawing code: a test holds it to the pixels."""
         return str(world.VERSION)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from datamodules import Folder
-from harness.data.datamodule import Picture
+from harness.data.datamodule import LabeledImage
 
 
 class Gated(Folder):
@@ -24,7 +24,7 @@ class Gated(Folder):
         super().__init__(root, limit=limit, on_error=on_error)
         self._gate = Path(gate)
 
-    def read(self, index: int) -> Picture:
+    def read(self, index: int) -> LabeledImage:
         while index == len(self.ids) - 1 and self._gate.exists():
             time.sleep(0.02)
         return super().read(index)

@@ -1,6 +1,7 @@
-"""The contract: what every method keeps, whatever its paper; a new method is one more line of ``METHODS``.
+"""The contract: what every method keeps, whatever its paper. A registered method without an entry in ``METHODS`` fails.
 
-Methods run with Miniature's models on a few scenes in a folder, so that pictures of any kind can lie beside them.
+Methods run with Miniature's models, or tiny random ones of the same classes, on a few scenes in a folder, so that
+images of any kind can lie beside them.
 """
 
 import json
@@ -18,23 +19,29 @@ from PIL import Image
 
 from datamodules import Folder
 from harness import ArtifactStore, Protocol, Sample, SegmentationMethod, Vocabulary
-from harness.artifacts.stage import Precomputed
+from harness.artifacts.stage import PrecomputeReport
 from harness.artifacts.store import TENSORS
 from harness.cli import main
 from harness.commands import precompute
 from harness.commands.arguments import instantiate
 from harness.commands.evaluate import parser
 from harness.engine.preparation import prepare
+from harness.method.configured import as_json
 from harness.method.method import Evidence
+from harness.method.windows import cut
 from harness.results.records import Record, read_lines
+from harness.system.plugins import METHODS as METHODS_GROUP
+from harness.system.plugins import find
 from miniature.world import CLASSES, draw_scene
+from tests.methods.tiny_models import save_clip_seg, save_group_vit
 from tests.running import REPOSITORY, Outcome, Ranks, images, integers, until
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-# Experiments of the repository, and what makes them quick on four classes.
+# By entry point: its arguments, quick on four classes. ``{tiny}`` is a folder with tiny models.
 METHODS: dict[str, list[str]] = {
-    "clip_diy_miniature": ["--method.patch_sizes=[96,48]"],
-    "ovdiff_miniature": [
+    "clip_diy": ["--config=configs/experiments/clip_diy_miniature.yaml", "--method.patch_sizes=[96,48]"],
+    "ovdiff": [
+        "--config=configs/experiments/ovdiff_miniature.yaml",
         "--method.extractors={dino: configs/models/miniature_dino_features.yaml}",
         "--method.generator.steps=2",
         "--method.generator.batch_size=2",
@@ -43,7 +50,8 @@ METHODS: dict[str, list[str]] = {
         "--method.num_parts=2",
         "--method.extra_windows=[]",
     ],
-    "fossil_miniature": [
+    "fossil": [
+        "--config=configs/experiments/fossil_miniature.yaml",
         "--method.generator.steps=2",
         "--method.collection.captions.limit=12",
         "--method.collection.shard=4",
@@ -52,9 +60,39 @@ METHODS: dict[str, list[str]] = {
         "--method.regions=configs/models/miniature_opencut.yaml",
         "--method.background_threshold=0.6",
     ],
-    "freeseg_diff_miniature": ["--method.regions.num_starts=1", "--method.refiner=null"],
-    "clip_dense_miniature": [],
-    "maskclip_miniature": [],
+    "freeseg_diff": [
+        "--config=configs/experiments/freeseg_diff_miniature.yaml",
+        "--method.regions.num_starts=1",
+        "--method.refiner=null",
+    ],
+    "clip_dense": ["--config=configs/experiments/clip_dense_miniature.yaml"],
+    "maskclip": ["--config=configs/experiments/maskclip_miniature.yaml"],
+    "group_vit": [
+        "--protocol=configs/protocols/miniature.yaml",
+        "--method=methods.GroupViT",
+        "--method.model=methods.backbones.hub_group_vit.HubGroupViT",
+        "--method.model.name={tiny}/group_vit",
+        "--method.background_threshold=0.2",
+    ],
+    "clip_seg": [
+        "--protocol=configs/protocols/miniature.yaml",
+        "--method=methods.CLIPSeg",
+        "--method.model=methods.backbones.hub_clip_seg.HubCLIPSeg",
+        "--method.model.name={tiny}/clip_seg",
+        "--method.model.size=64",
+        "--method.background_threshold=0.5",
+    ],
+}
+# Settings of each method that its encoding does not depend on, other than in its arguments above.
+FREE: dict[str, list[str]] = {
+    "clip_diy": ["--method.scale_weights=[1,3]", "--method.placement=stretch"],
+    "ovdiff": ["--method.support_size=1", "--method.levels=[class]", "--method.multi_label=true"],
+    "fossil": ["--method.num_prototypes=1", "--method.gamma=1.0", "--method.uncovered=interpolated"],
+    "freeseg_diff": ["--method.threshold=0.9", "--method.reject=false", "--method.one_region=true"],
+    "clip_dense": ["--method.temperature=0.1", "--method.background_threshold=0.9"],
+    "maskclip": ["--method.key_smoothing=true", "--method.prompt_denoising=0.5"],
+    "group_vit": ["--method.top_classes=1", "--method.score_stride=2"],
+    "clip_seg": ["--method.score_stride=8", '--method.templates=["{}"]'],
 }
 NAMES = ("background", "cat", "boat", "tree")
 SCENES = ("cat", "boat", "tree", "cat", "boat")  # what is to be seen in each
@@ -66,6 +104,7 @@ class Case(NamedTuple):
     """A method, with all that it needs made.
 
     Attributes:
+        name: Its entry point.
         given: Its arguments on the command line, without data and store.
         world: Folders of pictures: ``scenes``, ``damaged`` (the same, the second cut short) and ``odd``.
         store: Its store; no test makes anything new in it.
@@ -73,10 +112,11 @@ class Case(NamedTuple):
         run_dir: An evaluation on one rank.
     """
 
+    name: str
     given: list[str]
     world: Path
     store: Path
-    made: Precomputed
+    made: PrecomputeReport
     run_dir: Path
 
     def arguments(self, store: Path, data: str = "scenes") -> list[str]:
@@ -133,18 +173,27 @@ def _odd_pictures(folder: Path) -> None:
     grey.convert("RGB").save(folder / "grey_rgb.png")
 
 
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of tiny models."""
+    folder = tmp_path_factory.mktemp("tiny")
+    save_group_vit(folder / "group_vit")
+    save_clip_seg(folder / "clip_seg")
+    return folder
+
+
 @pytest.fixture(scope="module", params=METHODS)
-def case(request: pytest.FixtureRequest, world: Path, tmp_path_factory: pytest.TempPathFactory) -> Case:
+def case(request: pytest.FixtureRequest, world: Path, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Case:
     folder = tmp_path_factory.mktemp(request.param)
-    given = [f"--config=configs/experiments/{request.param}.yaml", *METHODS[request.param]]
-    case = Case(given, world, folder / "store", Precomputed(), folder / "run")
+    given = [argument.replace("{tiny}", str(tiny)) for argument in METHODS[request.param]]
+    case = Case(request.param, given, world, folder / "store", PrecomputeReport(), folder / "run")
     made = precompute.run(case.arguments(case.store))
     assert evaluate(case, case.store, case.run_dir) == 0
     return case._replace(made=made)
 
 
 @pytest.fixture(scope="module")
-def build(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Vocabulary], Ready]:
+def build(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Ready]:
     """Makes the method ready for a vocabulary."""
     # A store of its own: other pictures may leave something in it.
     store = tmp_path_factory.mktemp("ready") / "store"
@@ -152,9 +201,9 @@ def build(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Voc
     shutil.copytree(case.store, store)
 
     @torch.inference_mode()
-    def make(words: Vocabulary) -> Ready:
+    def make(words: Vocabulary, *more: str) -> Ready:
         built = parser()
-        made = instantiate(built, built.parse_args(case.arguments(store)))
+        made = instantiate(built, built.parse_args([*case.arguments(store), *more]))
         made.method.store = ArtifactStore(store)
         made.method.make_ready(words, made.protocol)
         prepare([made.method])
@@ -166,9 +215,16 @@ def build(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Voc
 
 
 @pytest.fixture(scope="module")
-def ready(build: Callable[[Vocabulary], Ready]) -> Ready:
+def ready(build: Callable[..., Ready]) -> Ready:
     """The method, ready for the vocabulary of the scenes."""
     return build(Vocabulary(NAMES, background=True))
+
+
+def test_every_registered_method_is_covered(external: Path) -> None:
+    """Ours, and the one of another package that the tests install, whose own tests cover it."""
+    registered = set(find(METHODS_GROUP)) - {"nearest_colour"}
+    assert registered == set(METHODS), "add the method to METHODS and FREE in this file, and the promises below hold it"
+    assert set(FREE) == set(METHODS)
 
 
 def samples(data: Folder, protocol: Protocol) -> list[Sample]:
@@ -220,12 +276,14 @@ def recorded(run_dir: Path) -> list[Record]:
 
 
 def test_what_is_needed_is_made_once(case: Case, tmp_path: Path) -> None:
-    assert all(stage.there == 0 for stage in case.made.stages)
+    assert all(stage.num_cached == 0 for stage in case.made.stages)
     assert (case.made.bank is None) == (case.made.stages == ())
     before = entries(case.store)
-    assert len(before) >= sum(stage.items for stage in case.made.stages)
+    assert len(before) >= sum(stage.num_items for stage in case.made.stages)
     again = precompute.run(case.arguments(case.store))
-    assert [(stage.name, stage.there) for stage in again.stages] == [(s.name, s.items) for s in case.made.stages]
+    assert [(stage.name, stage.num_cached) for stage in again.stages] == [
+        (s.name, s.num_items) for s in case.made.stages
+    ]
     assert again.bank == case.made.bank
     # What a method keeps of a picture is not made again, either.
     assert evaluate(case, case.store, tmp_path / "run") == 0
@@ -278,6 +336,36 @@ def test_an_explanation_is_evidence_or_nothing(ready: Ready) -> None:
         assert each.region.any()
 
 
+@torch.inference_mode()
+def test_encoding_depends_on_what_is_declared_alone(case: Case, ready: Ready, build: Callable[..., Ready]) -> None:
+    other = build(Vocabulary(NAMES, background=True), *FREE[case.name]).method
+    method, sample = ready.method, ready.scenes[0]
+    changed = {name for name, value in other.arguments.items() if not _alike(value, method.arguments[name])}
+    assert changed
+    assert not changed & (method.image_settings | method.encode_settings)
+    images = [each.encode_image(sample) for each in (method, other)]
+    boxes = method.windows(*sample.image.shape[1:])
+    windows = cut(sample.image, boxes[:1])
+    codes = [each.encode(windows, boxes[:1], image) for each, image in zip((method, other), images, strict=True)]
+    assert _same(images[0], images[1])
+    assert _same(codes[0], codes[1])
+
+
+def _alike(one: Any, other: Any) -> bool:
+    return as_json(one) == as_json(other)
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two results of frozen models are equal to the bit."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return one == other
+
+
 # Exactness.
 
 
@@ -308,7 +396,7 @@ def test_killed_twice_it_goes_on_with_more_ranks(case: Case, ready: Ready, start
     # Of what the method needs only the rest is made; made again it would look the same.
     needed = {item.key for stage in ready.method.stages() for item in stage.items()}
     resumed = precompute.run(case.arguments(store))
-    assert sum(stage.there for stage in resumed.stages) == len(needed & begun.keys())
+    assert sum(stage.num_cached for stage in resumed.stages) == len(needed & begun.keys())
     killed(starter.start(starter.command, 1, *given), lambda: len(recorded(run_dir)) >= len(SCENES) - 1)
     done = recorded(run_dir)
     assert json.loads((run_dir / "results.json").read_text())["status"] == "running"
@@ -371,9 +459,9 @@ def test_pictures_of_any_size_and_kind_are_segmented(ready: Ready) -> None:
 
 
 @pytest.mark.parametrize("background", [False, True])
-def test_one_class_is_enough(background: bool, build: Callable[[Vocabulary], Ready]) -> None:
+def test_one_class_is_enough(background: bool, build: Callable[..., Ready]) -> None:
     """Also in a picture that shows something else."""
-    ready = build(Vocabulary.from_words("cat", background))
+    ready = build(Vocabulary.from_class_names("cat", background))
     for sample in ready.scenes[:2]:
         labels = ready.labels([sample])[sample.id]
         assert labels.shape == sample.size
@@ -384,7 +472,7 @@ def test_a_missing_model_is_one_sentence(case: Case, ovseg: Callable[..., Outcom
     """Each of the method's models in turn is looked for where there is nothing."""
     built = parser()
     config = built.dump(built.parse_args(case.arguments(case.store)), skip_none=False)
-    models = sorted(set(re.findall(r"miniature/weights/\S+", config)))
+    models = sorted(set(re.findall(r"(?:miniature/weights|/\S+/tiny\d*)/\S+", config)))
     assert models
     for model in models:
         file = tmp_path / "elsewhere.yaml"

@@ -1,6 +1,6 @@
-"""Which names of a benchmark are stuff: a text file per vocabulary, one name a line, to be edited at will.
+"""Stuff classes of the benchmarks: an editable text file per vocabulary, one name per line.
 
-OVDiff asked a language model for these; a list in the repository can be read, disputed and reproduced.
+OVDiff queries a language model for these; a list in the repository is reproducible and can be reviewed.
 """
 
 from importlib.resources import files
@@ -9,13 +9,13 @@ from harness.system.errors import ConfigurationError, did_you_mean
 
 
 def available() -> tuple[str, ...]:
-    """The vocabularies that have a list."""
-    found = [file.name.removesuffix(".txt") for file in files(__name__).iterdir() if file.name.endswith(".txt")]
-    return tuple(sorted(found))
+    """The names of the vocabularies with a list, sorted."""
+    names = [file.name.removesuffix(".txt") for file in files(__name__).iterdir() if file.name.endswith(".txt")]
+    return tuple(sorted(names))
 
 
 def stuff_names(vocabulary: str) -> frozenset[str]:
-    """The names that are stuff; lines that begin with ``#`` are remarks.
+    """The stuff classes of a vocabulary; lines that begin with ``#`` are comments.
 
     Args:
         vocabulary: One of ``available()``: voc, context, coco_object, coco_stuff, ade20k, cityscapes.

@@ -1,1 +1,1 @@
-"""Values computed once and kept: the store, stages, the work queue, precompute."""
+"""Cached computations: the artifact store, stages, the work queue, precompute."""

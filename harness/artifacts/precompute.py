@@ -1,4 +1,4 @@
-"""The precompute stage: what a method needs before its first image is made once, over all ranks, and kept."""
+"""Precompute: a method's stages are computed once, over all ranks, and cached; then all ranks get the same bank."""
 
 import logging
 import os
@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from harness.artifacts.progress import StageProgress
-from harness.artifacts.queue import PATIENCE, POLL, WorkQueue
-from harness.artifacts.stage import Precomputed, Stage, StageReport
+from harness.artifacts.queue import HEARTBEAT_TIMEOUT, POLL_INTERVAL, WorkQueue
+from harness.artifacts.stage import PrecomputeReport, Stage, StageReport
 from harness.artifacts.store import ArtifactStore, serialize
 from harness.artifacts.work_item import WorkItem, key_of
 from harness.system import distributed
@@ -29,133 +29,159 @@ _log = logging.getLogger(__name__)
 
 
 class Precomputable(Protocol):
-    """What precompute asks of a method; see ``SegmentationMethod``."""
+    """The part of ``SegmentationMethod`` that precompute needs."""
 
     name: str
 
     def stages(self) -> Sequence[Stage]:
-        """What is computed once, over all ranks; a later stage reads the earlier ones."""
+        """The stages, in order; a later stage reads the items of earlier ones."""
 
     def assemble(self, store: ArtifactStore) -> dict[str, Tensor]:
-        """The bank, on rank 0."""
+        """Assemble the bank from the store, on rank 0."""
 
     def adopt(self, bank: dict[str, Tensor]) -> None:
-        """Take over the bank, on every rank."""
+        """Receive the bank, on every rank."""
 
 
-def precompute(method: Precomputable, store: ArtifactStore, patience: float = PATIENCE) -> Precomputed:
-    """Make what is missing, then give every rank the same bank; called by all ranks.
+def precompute(
+    method: Precomputable, store: ArtifactStore, heartbeat_timeout: float = HEARTBEAT_TIMEOUT
+) -> PrecomputeReport:
+    """Compute missing items, then give every rank the same bank; called by all ranks.
 
-    Ranks wait for each other by polling a queue, so that an item may take longer than the process group's timeout.
+    Ranks wait for each other by polling a queue, so an item may take longer than the process group's timeout.
 
     Args:
         method: Loaded, on its device.
         store: This rank's store; ranks may share its folder or have one each.
-        patience: Seconds without a sign of life after which a rank's work is given to the others.
+        heartbeat_timeout: Seconds without a heartbeat after which a rank's items are reassigned to other ranks.
 
     Raises:
-        OvsegError: On every rank that lives: an item could not be made, a rank died, or the banks differ.
+        OvsegError: On every rank still alive: an item could not be computed, a rank was lost, or the banks differ.
     """
-    return precompute_all([method], store, patience)[0]
+    return precompute_all([method], store, heartbeat_timeout)[0]
 
 
 def precompute_all(
-    methods: Sequence[Precomputable], store: ArtifactStore, patience: float = PATIENCE
-) -> list[Precomputed]:
-    """``precompute`` for each of some methods in turn; what several of them need is made, and looked for, once."""
-    staged = [(method, method.stages()) for method in methods]
-    if not any(stages for _, stages in staged):
-        return [Precomputed()] * len(staged)
-    queue, settled = WorkQueue(patience), set[str]()
+    methods: Sequence[Precomputable], store: ArtifactStore, heartbeat_timeout: float = HEARTBEAT_TIMEOUT
+) -> list[PrecomputeReport]:
+    """Precompute several methods in turn; items that several need are looked up and computed once.
+
+    Args:
+        methods: Loaded, on their device.
+        store: This rank's store, see ``precompute``.
+        heartbeat_timeout: See ``precompute``.
+
+    Returns:
+        A report per method.
+
+    Raises:
+        OvsegError: See ``precompute``.
+    """
+    all_stages = [method.stages() for method in methods]
+    if not any(all_stages):
+        return [PrecomputeReport()] * len(methods)
+    queue, cached_keys = WorkQueue(heartbeat_timeout), set[str]()
     try:
-        done = [
-            _one(method, stages, f"{number}", store, queue, settled) if stages else Precomputed()
-            for number, (method, stages) in enumerate(staged)
+        reports = [
+            _precompute_method(method, stages, f"{number}", store, queue, cached_keys) if stages else PrecomputeReport()
+            for number, (method, stages) in enumerate(zip(methods, all_stages, strict=True))
         ]
     except OvsegError:
         queue.close()
         raise
     except BaseException as error:
-        _report(queue, f"rank {queue.rank} ended: {type(error).__name__}")
+        _try_report_failure(queue, f"rank {queue.rank} ended: {type(error).__name__}")
         raise
     queue.close()
-    return done
+    return reports
 
 
-def _one(
+def _precompute_method(
     method: Precomputable,
     stages: Sequence[Stage],
     name: str,
     store: ArtifactStore,
     queue: WorkQueue,
-    settled: set[str],
-) -> Precomputed:
-    """One method's stages and bank; ``name`` tells it in the queue, ``settled`` has the items known to be there."""
-    reports = tuple(_run(stage, f"{name}-{i}-{stage.name}", store, queue, settled) for i, stage in enumerate(stages))
+    cached_keys: set[str],
+) -> PrecomputeReport:
+    """Run one method's stages and distribute its bank.
+
+    Args:
+        method: See ``precompute``.
+        stages: Its stages.
+        name: Prefix of the method's stages in the queue.
+        store: This rank's store.
+        queue: Shared by all ranks.
+        cached_keys: Keys of items that all stores hold; extended by this method's items.
+    """
+    reports = tuple(
+        _run_stage(stage, f"{name}-{i}-{stage.name}", store, queue, cached_keys) for i, stage in enumerate(stages)
+    )
     content = _assemble(method, f"{name}-assemble", store, queue)
     bank = safetensors.torch.load(distributed.broadcast_bytes(content))
-    mine = hash_tensors(bank)
-    hashes = distributed.gather(mine)
+    bank_hash = hash_tensors(bank)
+    hashes = distributed.gather(bank_hash)
     if len(set(hashes)) != 1:
-        wrong = [rank for rank, found in enumerate(hashes) if found != hashes[0]]
-        raise RunError(f"rank {wrong[0]} holds another bank than rank 0 ({hashes[wrong[0]][:12]}, {hashes[0][:12]})")
+        wrong = next(rank for rank in range(len(hashes)) if hashes[rank] != hashes[0])
+        raise RunError(f"the bank of rank {wrong} differs from that of rank 0 ({hashes[wrong][:12]}, {hashes[0][:12]})")
     method.adopt(bank)
-    return Precomputed(reports, mine if bank else None)
+    return PrecomputeReport(reports, bank_hash if bank else None)
 
 
-def _report(queue: WorkQueue, message: str) -> None:
-    """Tell the other ranks, unless there is nothing left to tell it with."""
+def _try_report_failure(queue: WorkQueue, message: str) -> None:
+    """Report a failure to the other ranks, unless the queue's store is lost."""
     try:
-        queue.fail(message)
+        queue.report_failure(message)
     except RunError:
-        _log.debug("the queue is gone", exc_info=True)
+        _log.debug("the work queue is lost", exc_info=True)
 
 
-def _run(stage: Stage, namespace: str, store: ArtifactStore, queue: WorkQueue, settled: set[str]) -> StageReport:
-    """One stage, from what the stores have to every store having all."""
-    began = time.perf_counter()
-    every = {item.key: item for item in stage.items()}
-    if len(set(distributed.gather(key_of({"keys": list(every)})))) != 1:
-        raise RunError(f"the ranks do not agree on the items of stage '{stage.name}'")
-    items = [item for key, item in every.items() if key not in settled]
+def _run_stage(
+    stage: Stage, namespace: str, store: ArtifactStore, queue: WorkQueue, cached_keys: set[str]
+) -> StageReport:
+    """Compute a stage's missing items and copy entries until every rank's store holds all items."""
+    start = time.perf_counter()
+    items_by_key = {item.key: item for item in stage.items()}
+    num_items = len(items_by_key)
+    if len(set(distributed.gather(key_of({"keys": list(items_by_key)})))) != 1:
+        raise RunError(f"the items of stage '{stage.name}' differ between ranks")
+    items = [item for key, item in items_by_key.items() if key not in cached_keys]
     if not items:
-        return StageReport(stage.name, len(every), (0,) * queue.world_size, 0, time.perf_counter() - began)
-    sound = _sound(items, store)
-    missing = [item for number, item in enumerate(items) if not any(number in numbers for numbers in sound)]
-    queue.begin(namespace, len(missing))
+        return StageReport(stage.name, num_items, (0,) * queue.world_size, 0, time.perf_counter() - start)
+    valid = _valid_items(items, store)
+    missing = [item for number, item in enumerate(items) if not any(number in numbers for numbers in valid)]
+    queue.start_stage(namespace, len(missing))
     if missing:
         with StageProgress(stage.name, missing, queue):
-            _work(stage, missing, store, queue)
-            queue.meet()
-    made = queue.made()
-    copied = _spread(items, sound[queue.rank], store)
-    settled.update(every)
-    return StageReport(stage.name, len(every), tuple(made), copied, time.perf_counter() - began)
+            _compute_items(stage, missing, store, queue)
+            queue.wait_for_all()
+    num_computed = queue.num_computed()
+    num_copied = _copy_between_ranks(items, valid[queue.rank], store)
+    cached_keys.update(items_by_key)
+    return StageReport(stage.name, num_items, tuple(num_computed), num_copied, time.perf_counter() - start)
 
 
-def _sound(items: Sequence[WorkItem], store: ArtifactStore) -> list[set[int]]:
-    """Which items each rank's store has, sound; damaged ones are named and removed.
+def _valid_items(items: Sequence[WorkItem], store: ArtifactStore) -> list[set[int]]:
+    """Numbers of the items whose entries are valid, per rank; corrupt entries are reported and removed.
 
-    Ranks that share a folder share the reading, too.
+    Ranks that share a folder split the verification among them.
     """
-    folders = distributed.gather(_identity(store.root))
-    mates = [rank for rank, folder in enumerate(folders) if folder == folders[distributed.rank()]]
-    share = range(mates.index(distributed.rank()), len(items), len(mates))
-    found: list[int] = []
+    folders = distributed.gather(_folder_identity(store.root))
+    sharing = [rank for rank, folder in enumerate(folders) if folder == folders[distributed.rank()]]
+    assigned = range(sharing.index(distributed.rank()), len(items), len(sharing))
 
-    def look() -> None:
-        found.extend(number for number in share if store.mend(items[number].key, items[number].title))
+    def verify() -> list[int]:
+        return [number for number in assigned if store.ensure_valid(items[number].key, items[number].title)]
 
-    distributed.together(look)
-    shares = distributed.gather(found)
+    valid_numbers = distributed.gather(distributed.run_and_sync_errors(verify))
     by_folder: dict[str, set[int]] = {}
-    for folder, numbers in zip(folders, shares, strict=True):
+    for folder, numbers in zip(folders, valid_numbers, strict=True):
         by_folder.setdefault(folder, set()).update(numbers)
     return [by_folder[folder] for folder in folders]
 
 
-def _identity(root: Path) -> str:
-    """Equal for two processes only if they see the same folder on the same machine; a shared disk may go unseen."""
+def _folder_identity(root: Path) -> str:
+    """Equal for two processes only if they use the same folder on one machine; a shared disk may go unnoticed."""
     boot = Path("/proc/sys/kernel/random/boot_id")
     machine = boot.read_text().strip() if boot.exists() else socket.gethostname()
     try:
@@ -166,62 +192,67 @@ def _identity(root: Path) -> str:
     return f"{machine} {state.st_dev} {state.st_ino}"
 
 
-def _work(stage: Stage, items: Sequence[WorkItem], store: ArtifactStore, queue: WorkQueue) -> None:
-    """Take items until all are done, by whomever."""
+def _compute_items(stage: Stage, items: Sequence[WorkItem], store: ArtifactStore, queue: WorkQueue) -> None:
+    """Take items from the queue until all are done, on this rank or others."""
     deferred: list[int] = []
-    while queue.finished() < len(items) and not queue.failure():
+    while queue.num_done() < len(items) and not queue.failure():
         taken = queue.take()
         number = taken if taken is not None else deferred.pop(0) if deferred else None
         if number is None:
-            time.sleep(POLL)
+            time.sleep(POLL_INTERVAL)
             continue
-        queue.hold(number)
+        queue.set_current_item(number)
         item = items[number]
         try:
-            made = _make(stage, item, store)
+            computed = _compute_item(stage, item, store)
         except Exception as error:
             why = str(error) if isinstance(error, OvsegError) else f"{type(error).__name__}: {error}"
-            _log.debug("rank %d could not make %s", queue.rank, item, exc_info=True)
-            queue.fail(f"{stage.name}: '{item.title}' could not be made on rank {queue.rank}: {' '.join(why.split())}")
+            _log.debug("rank %d could not compute %s", queue.rank, item, exc_info=True)
+            why = " ".join(why.split())
+            queue.report_failure(f"{stage.name}: '{item.title}' could not be computed on rank {queue.rank}: {why}")
             return
         finally:
-            _letting_go(queue)
-        if made is None:
-            # Another run makes it now; it stays this rank's to look after.
+            _clear_current_item(queue)
+        if computed is None:
+            # Another run computes it now; this rank still has to check that it gets done.
             deferred.append(number)
             if taken is None:
-                time.sleep(POLL)
+                time.sleep(POLL_INTERVAL)
         else:
-            queue.finish(number, made)
+            queue.mark_done(number, computed)
 
 
-def _letting_go(queue: WorkQueue) -> None:
+def _clear_current_item(queue: WorkQueue) -> None:
     try:
-        queue.hold(None)
+        queue.set_current_item(None)
     except RunError:
-        # The next question to the queue raises it again, after the entry is safe.
-        _log.debug("the queue is gone", exc_info=True)
+        # The next call of the queue raises it again, after the entry is written.
+        _log.debug("the work queue is lost", exc_info=True)
 
 
-def _make(stage: Stage, item: WorkItem, store: ArtifactStore) -> bool | None:
-    """Make an item if nobody has; True if it was made here, False if it was there, None while another run is at it."""
+def _compute_item(stage: Stage, item: WorkItem, store: ArtifactStore) -> bool | None:
+    """Compute and store an item unless it is cached.
+
+    Returns:
+        True if it was computed, False if it was cached, None if another process computes it now.
+    """
     with store.lock(item.key) as held:
         if not held:
             return None
-        if store.mend_held(item.key, item.title):
+        if store.ensure_valid_locked(item.key, item.title):
             return False
-        began = time.perf_counter()
+        start = time.perf_counter()
         with _seeded(item.key):
-            tensors = stage.make(item, store)
-        store.put(item, tensors, time.perf_counter() - began)
+            tensors = stage.compute(item, store)
+        store.put(item, tensors, time.perf_counter() - start)
     return True
 
 
 @contextmanager
 def _seeded(key: str) -> Iterator[None]:
-    """Randomness that depends on the item alone and leaves no trace: a run that reads goes on like one that made."""
+    """Seed all generators with an item's key and restore their states: later draws do not depend on what is cached."""
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() and torch.cuda.is_initialized() else []
-    python, numpy = random.getstate(), np.random.get_state()
+    python_state, numpy_state = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices):
         seed = int(key[:8], 16)
         torch.manual_seed(seed)
@@ -230,38 +261,43 @@ def _seeded(key: str) -> Iterator[None]:
         try:
             yield
         finally:
-            random.setstate(python)
-            np.random.set_state(numpy)
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)
 
 
-def _spread(items: Sequence[WorkItem], sound: set[int], store: ArtifactStore) -> int:
-    """Send entries to the ranks whose store lacks them, each from the lowest rank that has it; returns how many."""
-    lacking = [number for number, item in enumerate(items) if number not in sound and not store.has(item.key)]
-    lists = distributed.gather(lacking)
-    wanted = sorted({number for numbers in lists for number in numbers})
-    for number in wanted:
-        item = items[number]
-        source = next((rank for rank, numbers in enumerate(lists) if number not in numbers), None)
+def _copy_between_ranks(items: Sequence[WorkItem], valid: set[int], store: ArtifactStore) -> int:
+    """Send entries to the ranks whose store lacks them, each from the lowest rank that has it.
+
+    Returns:
+        The number of entries sent.
+    """
+    missing = [number for number, item in enumerate(items) if number not in valid and not store.has(item.key)]
+    missing_by_rank = distributed.gather(missing)
+    to_copy = sorted({number for numbers in missing_by_rank for number in numbers})
+    for number in to_copy:
+        key = items[number].key
+        source = next((rank for rank, numbers in enumerate(missing_by_rank) if number not in numbers), None)
         if source is None:
-            raise RunError(f"{item} is in no rank's store; was it removed meanwhile? Start the same command again")
-        mine = distributed.rank() == source
-        pair = distributed.together(partial(store.export, item.key) if mine else None) or (b"", b"")
-        manifest, tensors = (distributed.broadcast_bytes(content, source) for content in pair)
-        needy = number in lists[distributed.rank()]
-        distributed.together(partial(_receive, store, item.key, manifest, tensors) if needy else None)
-    return len(wanted)
+            raise RunError(
+                f"{items[number]} is in no rank's store; it was removed meanwhile: run the same command again"
+            )
+        is_source, is_target = distributed.rank() == source, number in missing_by_rank[distributed.rank()]
+        contents = distributed.run_and_sync_errors(partial(store.export, key) if is_source else None) or (b"", b"")
+        manifest, tensors = (distributed.broadcast_bytes(content, source) for content in contents)
+        distributed.run_and_sync_errors(partial(_receive, store, key, manifest, tensors) if is_target else None)
+    return len(to_copy)
 
 
 def _receive(store: ArtifactStore, key: str, manifest: bytes, tensors: bytes) -> None:
     with store.lock(key, wait=True):
-        # Of ranks that share a folder the first has written it.
+        # Another rank that shares the folder may have written it.
         if not store.has(key):
             store.receive(key, manifest, tensors)
 
 
 def _assemble(method: Precomputable, namespace: str, store: ArtifactStore, queue: WorkQueue) -> bytes:
-    """The bank's bytes on rank 0; the other ranks wait by polling, since it may take long."""
-    queue.begin(namespace, 0)
+    """The bank's bytes on rank 0, nothing on others; they wait by polling, since assembly may take long."""
+    queue.start_stage(namespace, 0)
     content = b""
     if queue.rank == 0:
         try:
@@ -269,6 +305,6 @@ def _assemble(method: Precomputable, namespace: str, store: ArtifactStore, queue
         except Exception as error:
             why = str(error) if isinstance(error, OvsegError) else f"{type(error).__name__}: {error}"
             _log.debug("the bank could not be assembled", exc_info=True)
-            queue.fail(f"{method.name}: the bank could not be assembled: {why}")
-    queue.meet()
+            queue.report_failure(f"{method.name}: the bank could not be assembled: {why}")
+    queue.wait_for_all()
     return content

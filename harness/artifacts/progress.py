@@ -1,4 +1,4 @@
-"""A progress bar per rank for the precompute stage, drawn by rank 0; silent where no person is watching."""
+"""Progress bars of the precompute stage, one per rank, drawn by rank 0; none without a terminal."""
 
 import sys
 import threading
@@ -16,8 +16,8 @@ from harness.system.errors import RunError
 REFRESH_SECONDS = 0.5
 
 
-def remaining(seconds: float, done: int, count: int) -> str:
-    """The estimated time left, from the time that the first ``done`` of ``count`` items took."""
+def format_time_left(seconds: float, done: int, count: int) -> str:
+    """The estimated time left, from the seconds that the first ``done`` of ``count`` items took."""
     if not done:
         return "time left: ?"
     left = round(seconds / done * (count - done))
@@ -26,17 +26,17 @@ def remaining(seconds: float, done: int, count: int) -> str:
 
 
 class StageProgress:
-    """Shows, while it is entered, how far each rank has got and what is in its hands.
+    """A context manager that shows each rank's progress and current item.
 
     Args:
-        name: The stage's.
-        items: What is being made.
-        queue: Asked twice a second.
+        name: The stage's name.
+        items: The items to compute.
+        queue: Polled twice a second.
     """
 
     def __init__(self, name: str, items: Sequence[WorkItem], queue: WorkQueue) -> None:
         self._name, self._items, self._queue = name, items, queue
-        self._over = threading.Event()
+        self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> None:
@@ -47,28 +47,29 @@ class StageProgress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._over.set()
+        self._stopped.set()
         if self._thread is not None:
             self._thread.join()
 
     def _draw(self) -> None:
-        began, count = time.perf_counter(), len(self._items)
+        start, count = time.perf_counter(), len(self._items)
         # Titles are the user's text, so no markup.
         text = TextColumn("{task.description}", markup=False)
         note = TextColumn("{task.fields[note]}", markup=False)
         with Progress(text, BarColumn(), MofNCompleteColumn(), note, console=Console(stderr=True)) as progress:
-            whole = progress.add_task(self._name, total=count, note="")
-            ranks = [progress.add_task(f"  rank {r}", total=count, note="") for r in range(self._queue.world_size)]
+            stage_task = progress.add_task(self._name, total=count, note="")
+            tasks = [progress.add_task(f"  rank {r}", total=count, note="") for r in range(self._queue.world_size)]
             last = False
             while True:
                 try:
-                    done, made, hands = self._queue.finished(), self._queue.made(), self._queue.hands()
+                    done = self._queue.num_done()
+                    computed, current = self._queue.num_computed(), self._queue.current_items()
                 except RunError:
-                    return  # raised by the ranks themselves, in words
-                left = remaining(time.perf_counter() - began, done, count)
-                progress.update(whole, completed=done, note="" if done == count else left)
-                for task, number, hand in zip(ranks, made, hands, strict=True):
-                    progress.update(task, completed=number, note="" if hand is None else self._items[hand].title)
+                    return  # the ranks raise it themselves
+                left = format_time_left(time.perf_counter() - start, done, count)
+                progress.update(stage_task, completed=done, note="" if done == count else left)
+                for task, number, item in zip(tasks, computed, current, strict=True):
+                    progress.update(task, completed=number, note="" if item is None else self._items[item].title)
                 if last:
                     return
-                last = self._over.wait(REFRESH_SECONDS)
+                last = self._stopped.wait(REFRESH_SECONDS)

@@ -1,4 +1,4 @@
-"""What a method says about work to be done once, before its first image; and what came of it."""
+"""Stages: work that a method needs done once before its first image, and reports of that work."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -14,58 +14,62 @@ class Stage(ABC):
     """One kind of work, such as OVDiff's support sets; the items of a stage do not depend on each other.
 
     Attributes:
-        name: What a person calls it.
+        name: Its name in messages and reports.
     """
 
     name: str
 
     @abstractmethod
     def items(self) -> Sequence[WorkItem]:
-        """What is needed, the same on all ranks."""
+        """The work items that the method needs; equal on all ranks."""
 
     @abstractmethod
-    def make(self, item: WorkItem, store: ArtifactStore) -> dict[str, Tensor]:
+    def compute(self, item: WorkItem, store: ArtifactStore) -> dict[str, Tensor]:
         """Compute an item's value on this rank's device.
 
-        Torch's, NumPy's and Python's generators are seeded with the item's key around the call, and restored after it.
+        The random generators of PyTorch, NumPy and Python are seeded with the item's key before the call and restored
+        after it.
 
         Args:
             item: One of ``items()``.
-            store: Has all items of the stages before this one.
+            store: Holds all items of the stages before this one.
+
+        Returns:
+            Named tensors, on any device.
         """
 
 
 @dataclass(frozen=True)
 class StageReport:
-    """What became of a stage's items.
+    """Statistics of one stage.
 
     Attributes:
-        name: The stage's.
-        items: How many there are.
-        made: How many each rank made; another run may have made more at the same time.
-        copied: How many of them were sent to ranks whose store lacked them.
+        name: The stage's name.
+        num_items: Number of items.
+        computed_per_rank: Number of items that each rank computed; a concurrent run may have computed others.
+        num_copied: Number of items that were sent to ranks whose store lacked them.
         seconds: Wall time.
     """
 
     name: str
-    items: int
-    made: tuple[int, ...]
-    copied: int
+    num_items: int
+    computed_per_rank: tuple[int, ...]
+    num_copied: int
     seconds: float
 
     @property
-    def there(self) -> int:
-        """How many no rank of this run had to make."""
-        return self.items - sum(self.made)
+    def num_cached(self) -> int:
+        """Number of items that no rank of this run computed."""
+        return self.num_items - sum(self.computed_per_rank)
 
 
 @dataclass(frozen=True)
-class Precomputed:
-    """What the precompute stage did.
+class PrecomputeReport:
+    """Result of precompute.
 
     Attributes:
         stages: A report per stage.
-        bank: SHA-256 of the bank that all ranks hold; None for a method without one.
+        bank: SHA-256 of the bank, equal on all ranks; None for a method without a bank.
     """
 
     stages: tuple[StageReport, ...] = ()

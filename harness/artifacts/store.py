@@ -1,4 +1,4 @@
-"""The artifact store: values that are dear to compute, kept under a hash of everything that determines them."""
+"""The artifact store: a cache of expensive values, keyed by a hash of everything that determines them."""
 
 import hashlib
 import json
@@ -25,43 +25,44 @@ from harness.system.provenance import commit, versions
 SCHEMA = 1
 TENSORS, MANIFEST = "tensors.safetensors", "manifest.json"
 ENTRIES, LOCKS, TEMPORARY = "entries", "locks", "temporary"
-VARIABLE = "OVSEG_STORE"
+STORE_VARIABLE = "OVSEG_STORE"
 
 _log = logging.getLogger(__name__)
 
 
 class ArtifactStore:
-    """A folder of entries, each a directory of its own with tensors (safetensors) and a JSON manifest.
+    """A folder of entries, each a directory with tensors (safetensors) and a JSON manifest.
 
-    ``entries/ab/ab12.../`` appears by one rename, so a reader sees all of an entry or none of it. A lock per key makes
-    sure that of all processes and runs only one makes an entry; it ends with its process, however that dies.
+    ``entries/ab/ab12.../`` is created by one rename, so a reader sees a complete entry or none. A lock per key ensures
+    that only one process of all runs computes an entry; the lock is released when its process ends, even if killed.
 
     Args:
-        root: The folder; null takes ``$OVSEG_STORE``, else ``~/.cache/ovseg``. Made when first written to.
+        root: The folder; null takes ``$OVSEG_STORE``, else ``~/.cache/ovseg``. Created on the first write.
     """
 
     def __init__(self, root: Path | str | None = None) -> None:
-        self.root = Path(root or os.environ.get(VARIABLE) or Path.home() / ".cache" / "ovseg").expanduser().absolute()
-        # Files found sound by this process, with inode, size and time, so that each is hashed once.
-        self._sound: dict[str, tuple[int, int, int]] = {}
+        root = root or os.environ.get(STORE_VARIABLE) or Path.home() / ".cache" / "ovseg"
+        self.root = Path(root).expanduser().absolute()
+        # Inode, size and modification time of verified files, so that this process hashes each file once.
+        self._verified_files: dict[str, tuple[int, int, int]] = {}
 
     def folder(self, key: str) -> Path:
-        """Where an entry lies, or would lie."""
+        """The directory of an entry, which need not exist."""
         return self.root / ENTRIES / key[:2] / key
 
     def has(self, key: str) -> bool:
-        """Whether the entry is there; not whether it is sound."""
+        """Whether the entry exists; it may be corrupt."""
         return self.folder(key).is_dir()
 
     def all_keys(self) -> list[str]:
-        """The keys of all entries, sound or not, ascending."""
+        """The keys of all entries, valid or corrupt, ascending."""
         return sorted(path.name for path in (self.root / ENTRIES).glob("??/*") if path.is_dir())
 
     def manifest(self, key: str) -> dict[str, Any]:
-        """What is known of an entry: kind, title, spec, created, seconds (to make), bytes, sha256, tensors, versions.
+        """An entry's manifest: kind, title, spec, created, seconds (to compute), bytes, sha256, tensors, versions.
 
         Raises:
-            StoreError: The manifest is missing or damaged.
+            StoreError: The manifest is missing or corrupt.
         """
         try:
             manifest = json.loads((self.folder(key) / MANIFEST).read_bytes())
@@ -78,10 +79,10 @@ class ArtifactStore:
             raise StoreError(f"{MANIFEST}: {type(error).__name__}: {error}") from error
         return manifest
 
-    def fault(self, key: str) -> str | None:
-        """Why the entry cannot be used; None if manifest and checksum are right."""
+    def corruption(self, key: str) -> str | None:
+        """Why the entry is missing or corrupt; None if manifest and checksum are valid."""
         try:
-            self._verified(key)
+            self._verify(key)
         except StoreError as error:
             return str(error)
         return None
@@ -90,26 +91,30 @@ class ArtifactStore:
         """The tensors of an entry, on the CPU, by name.
 
         Raises:
-            StoreError: It is missing or damaged.
+            StoreError: The entry is missing or corrupt.
         """
         try:
-            _, content = self._verified(key)
+            _, content = self._verify(key)
             tensors = safetensors.torch.load(content or (self.folder(key) / TENSORS).read_bytes())
         except (StoreError, OSError, safetensors.SafetensorError) as error:
             raise StoreError(
                 f"entry {key[:12]} of the store {self.root} is {'damaged' if self.has(key) else 'missing'} ({error}); "
-                "start again, and it is made again"
+                "run the same command again to recompute it"
             ) from error
-        self._used(key)
+        self._record_use(key)
         return tensors
 
-    def _verified(self, key: str) -> tuple[dict[str, Any], bytes | None]:
-        """The manifest of a sound entry, and the tensors' bytes if they had to be read for it."""
+    def _verify(self, key: str) -> tuple[dict[str, Any], bytes | None]:
+        """The manifest of a valid entry, and the tensors' bytes if they had to be read.
+
+        Raises:
+            StoreError: The entry is missing or corrupt.
+        """
         manifest, path = self.manifest(key), self.folder(key) / TENSORS
         try:
             state = path.stat()
             signature = (state.st_ino, state.st_size, state.st_mtime_ns)
-            if self._sound.get(key) == signature:
+            if self._verified_files.get(key) == signature:
                 return manifest, None
             content = path.read_bytes()
         except OSError as error:
@@ -118,20 +123,24 @@ class ArtifactStore:
             raise StoreError(f"{TENSORS}: {len(content)} bytes, not {manifest['bytes']}")
         if hashlib.sha256(content).hexdigest() != manifest["sha256"]:
             raise StoreError(f"{TENSORS}: the checksum differs")
-        self._sound[key] = signature
+        self._verified_files[key] = signature
         return manifest, content
 
-    def _used(self, key: str) -> None:
-        """Leave the time of the last use behind as the manifest's modification time, for ``prune``."""
+    def _record_use(self, key: str) -> None:
+        """Set the manifest's modification time, which ``prune`` reads as the time of the last use."""
         try:
             os.utime(self.folder(key) / MANIFEST)
         except OSError:
-            # A folder that may only be read is as good as any.
-            _log.debug("the last use of %s could not be noted", key)
+            # A read-only store is valid, too.
+            _log.debug("the last use of %s could not be recorded", key)
 
     @contextmanager
     def lock(self, key: str, wait: bool = False) -> Iterator[bool]:
-        """Hold an entry's lock; without ``wait``, yields False at once when another process has it."""
+        """Hold an entry's lock; yields whether it is held. Without ``wait``, False at once if another process has it.
+
+        Raises:
+            StoreError: The store cannot be written.
+        """
         path = self.root / LOCKS / f"{key}.lock"
         with self._writing():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -144,15 +153,15 @@ class ArtifactStore:
             lock.release()
 
     def put(self, item: WorkItem, tensors: Mapping[str, Tensor], seconds: float) -> None:
-        """Write an entry; the caller holds its lock. One that is already there is left as it is.
+        """Write an entry, unless it exists; the caller holds its lock.
 
         Args:
-            item: What it is.
+            item: The entry's work item.
             tensors: The value, on any device.
-            seconds: What it took to make.
+            seconds: Wall time of its computation.
 
         Raises:
-            StoreError: The disk refuses.
+            StoreError: The store cannot be written.
         """
         content = serialize(tensors)
         manifest = {
@@ -172,7 +181,7 @@ class ArtifactStore:
         self.receive(item.key, text.encode(), content)
 
     def export(self, key: str) -> tuple[bytes, bytes]:
-        """The bytes of an entry's manifest and tensors, to be received by another store.
+        """The bytes of an entry's manifest and tensors, for ``receive`` of another store.
 
         Raises:
             StoreError: They cannot be read.
@@ -183,7 +192,11 @@ class ArtifactStore:
             raise StoreError(f"entry {key[:12]} of the store {self.root} cannot be read: {error.strerror}") from error
 
     def receive(self, key: str, manifest: bytes, tensors: bytes) -> None:
-        """Write an entry from its bytes, as ``put`` does; the caller holds its lock."""
+        """Write an entry from the bytes of ``export``, unless it exists; the caller holds its lock.
+
+        Raises:
+            StoreError: The store cannot be written.
+        """
         temporary = self.root / TEMPORARY / f"{key}.{uuid.uuid4().hex}"
         final = self.folder(key)
         with self._writing():
@@ -195,7 +208,7 @@ class ArtifactStore:
                 try:
                     os.rename(temporary, final)
                 except OSError:
-                    # A directory with files in it is never replaced: another process was first.
+                    # rename never replaces a directory with files in it: another process was first.
                     if not final.is_dir():
                         raise
                 atomic.sync(final.parent)
@@ -203,56 +216,63 @@ class ArtifactStore:
                 shutil.rmtree(temporary, ignore_errors=True)
 
     def discard(self, key: str) -> None:
-        """Remove an entry, all of it at once; the caller holds its lock."""
-        gone = self.root / TEMPORARY / f"{key}.{uuid.uuid4().hex}"
-        self._sound.pop(key, None)
+        """Remove an entry atomically; the caller holds its lock.
+
+        Raises:
+            StoreError: The store cannot be written.
+        """
+        removed = self.root / TEMPORARY / f"{key}.{uuid.uuid4().hex}"
+        self._verified_files.pop(key, None)
         with self._writing():
-            gone.parent.mkdir(parents=True, exist_ok=True)
+            removed.parent.mkdir(parents=True, exist_ok=True)
             try:
-                os.rename(self.folder(key), gone)
+                os.rename(self.folder(key), removed)
             except FileNotFoundError:
                 return
-            shutil.rmtree(gone)
+            shutil.rmtree(removed)
 
-    def mend(self, key: str, title: str) -> bool:
-        """Whether a sound entry is there; a damaged one is named in a warning and removed.
+    def ensure_valid(self, key: str, title: str) -> bool:
+        """Whether the entry exists and is valid; a corrupt entry is reported in a warning and removed.
 
         Args:
-            key: The entry; the caller does not hold its lock.
-            title: What a person calls it; the manifest may be what is damaged.
+            key: The entry's key; the caller does not hold its lock.
+            title: Its title for the warning, since the manifest may be corrupt.
+
+        Raises:
+            StoreError: A corrupt entry cannot be removed.
         """
         if not self.has(key):
             return False
-        if self.fault(key) is None:
-            # Needed by a run, though perhaps not read: what was made of it may be there, too.
-            self._used(key)
+        if self.corruption(key) is None:
+            # A run needs it without necessarily reading it: values computed from it may be cached, too.
+            self._record_use(key)
             return True
         with self.lock(key) as held:
-            # Whoever else holds it found the same and is at it.
-            return self.mend_held(key, title) if held else False
+            # Another holder of the lock removes or recomputes the entry.
+            return self.ensure_valid_locked(key, title) if held else False
 
-    def mend_held(self, key: str, title: str) -> bool:
-        """``mend`` for a caller who holds the lock."""
+    def ensure_valid_locked(self, key: str, title: str) -> bool:
+        """``ensure_valid`` for a caller that holds the entry's lock."""
         if not self.has(key):
             return False
-        why = self.fault(key)
+        why = self.corruption(key)
         if why is None:
             return True
-        _log.warning("store: '%s' (%s) is damaged and will be made again: %s", title, self.folder(key), why)
+        _log.warning("store: '%s' (%s) is damaged and will be recomputed: %s", title, self.folder(key), why)
         self.discard(key)
         return False
 
-    def temporaries(self) -> list[Path]:
-        """What a killed process may have left, or a living one is writing; see ``sweep``."""
+    def temporary_folders(self) -> list[Path]:
+        """Unfinished entries of killed or running processes; see ``remove_temporary``."""
         return sorted((self.root / TEMPORARY).glob("*"))
 
-    def sweep(self) -> int:
-        """Remove what killed processes left; returns how many bytes that were."""
+    def remove_temporary(self) -> int:
+        """Remove the unfinished entries of killed processes; returns the number of freed bytes."""
         freed = 0
-        for path in self.temporaries():
+        for path in self.temporary_folders():
             with self.lock(path.name.partition(".")[0]) as held:
                 if held:
-                    freed += size_of(path)
+                    freed += folder_size(path)
                     shutil.rmtree(path, ignore_errors=True)
         return freed
 
@@ -266,16 +286,16 @@ class ArtifactStore:
 
 @cache
 def _provenance() -> dict[str, Any]:
-    """Looked up once: it takes longer than to write a small entry."""
+    """Versions and commit; cached, since the look-up takes longer than writing a small entry."""
     return {"versions": versions(), "commit": commit()}
 
 
 def serialize(tensors: Mapping[str, Tensor]) -> bytes:
-    """Safetensors bytes; tensors may share memory or lie in any order, on any device."""
+    """Tensors as safetensors bytes; they may share memory, have any strides and be on any device."""
     plain = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
     return safetensors.torch.save(plain)
 
 
-def size_of(folder: Path) -> int:
-    """Bytes of all files in a folder."""
+def folder_size(folder: Path) -> int:
+    """Total bytes of all files in a folder."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

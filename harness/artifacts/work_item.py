@@ -1,4 +1,4 @@
-"""A value that is worth keeping, and its name: a hash of everything that determines it."""
+"""Work items: cached values, each named by a hash of everything that determines it."""
 
 import hashlib
 import json
@@ -17,13 +17,13 @@ def key_of(spec: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True, eq=False)
 class WorkItem:
-    """One value that a stage makes, or that the store has.
+    """One value that a stage computes and the store caches.
 
     Attributes:
         spec: JSON values: ``kind`` (lower-case letters, digits and underscores) and everything that determines the
             value, and nothing else. Model ids, revisions and weight hashes, prompt, seed, steps belong here; the order
             of the vocabulary, the number of ranks or the batch size do not.
-        title: What a person calls it, such as the class's name. Not part of the key.
+        title: A name for messages, such as the class name. Not part of the key.
     """
 
     spec: Mapping[str, Any]
@@ -35,12 +35,12 @@ class WorkItem:
 
     @property
     def kind(self) -> str:
-        """What sort of value it is."""
+        """The kind of value, from ``spec``."""
         return str(self.spec["kind"])
 
     @cached_property
     def key(self) -> str:
-        """Its name in the store."""
+        """The entry's name in the store, see ``key_of``."""
         return key_of(self.spec)
 
     def __str__(self) -> str:

@@ -4,6 +4,9 @@ import inspect
 import os
 import pkgutil
 import re
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
 from typing import Any, NoReturn, get_type_hints
 
 import yaml
@@ -11,7 +14,7 @@ from jsonargparse import ArgumentParser, Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 
-from harness.commands.mistakes import sentence
+from harness.commands.mistakes import sentence, unknown_name
 from harness.data.datamodule import SegmentationData
 from harness.data.protocol import Protocol
 from harness.method.method import SegmentationMethod
@@ -35,6 +38,9 @@ TRAINER = {
 
 # Arguments that may set a method's numbers without naming them.
 REPLACING = ("--config", "--method", "--method.class_path", "--method.init_args")
+PROTOCOLS = Path("configs") / "protocols"
+# No path, no file and no inline YAML.
+PROTOCOL_NAME = re.compile(r"(?!.*\.ya?ml$)[\w.-]+")
 NUMBER = re.compile(r"-?\d+(\.\d+)?")
 STORE_HELP = "folder of the artifact store (default: $OVSEG_STORE or ~/.cache/ovseg)"
 
@@ -85,18 +91,57 @@ def add_composition(parser: ArgumentParser, data_required: bool = True) -> None:
     )
 
 
-def resolve_entry_points(arguments: list[str]) -> list[str]:
-    """Replace ``--method NAME`` and ``--data NAME`` by the import path that an entry point gives the name."""
+def resolve_names(arguments: list[str]) -> list[str]:
+    """Replace the names of methods, data sets and protocols by import paths and files.
+
+    ``--method NAME`` and ``--data NAME`` name entry points, ``--protocol NAME`` a file of ``PROTOCOLS``. Other values
+    stay as they are.
+
+    Raises:
+        ConfigurationError: There is no protocol of this name.
+    """
     resolved = list(arguments)
     for flag, group in (("--method", METHODS), ("--data", DATA)):
-        paths, flags = import_paths(group), (flag, f"{flag}.help", f"{flag}.class_path")
-        for position, argument in enumerate(resolved):
-            name, equals, value = argument.partition("=")
-            if name in flags and equals and value in paths:
-                resolved[position] = f"{name}={paths[value]}"
-            elif argument in flags and position + 1 < len(resolved):
-                resolved[position + 1] = paths.get(resolved[position + 1], resolved[position + 1])
+        _replace(resolved, (flag, f"{flag}.help", f"{flag}.class_path"), partial(_import_path, import_paths(group)))
+    _replace(resolved, ("--protocol",), _protocol_path)
     return resolved
+
+
+def _import_path(paths: Mapping[str, str], value: str) -> str:
+    return paths.get(value, value)
+
+
+def _protocol_path(value: str) -> str:
+    return str(find_protocol(value)) if PROTOCOL_NAME.fullmatch(value) and not Path(value).is_file() else value
+
+
+def _replace(arguments: list[str], flags: tuple[str, ...], replace: Callable[[str], str]) -> None:
+    """Replace the values of these flags, ``FLAG VALUE`` and ``FLAG=VALUE``, in place."""
+    for position, argument in enumerate(arguments):
+        flag, equals, value = argument.partition("=")
+        if flag in flags and equals:
+            arguments[position] = f"{flag}={replace(value)}"
+        elif argument in flags and position + 1 < len(arguments):
+            arguments[position + 1] = replace(arguments[position + 1])
+
+
+def find_protocol(name: str) -> Path:
+    """The file of a protocol, by path or by name.
+
+    Names are files of ``PROTOCOLS`` in the current folder and in the checkout that is installed; the former win.
+
+    Raises:
+        ConfigurationError: There is none.
+    """
+    if not PROTOCOL_NAME.fullmatch(name):
+        if not Path(name).is_file():
+            raise ConfigurationError(f"the protocol file {name} does not exist")
+        return Path(name)
+    folders = (Path(__file__).parents[2] / PROTOCOLS, PROTOCOLS)
+    files = {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
+    if name not in files:
+        raise ConfigurationError(unknown_name("protocol", name, files))
+    return files[name]
 
 
 def vary(earlier: list[str], parsed: Namespace, arguments: list[str]) -> Namespace | None:

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from harness.commands.arguments import Parser
 from harness.commands.console import console
-from harness.results.comparison import Difference, Run, compare, obstacles
+from harness.results.comparison import Difference, Run, compare, incompatibilities
 from harness.system import atomic
 from harness.system.errors import ConfigurationError, RunError
 
@@ -41,8 +41,8 @@ def run(arguments: list[str]) -> None:
     if parsed.out is not None and parsed.out.suffix not in (".csv", ".json"):
         raise ConfigurationError(f"--out must end in .csv or .json, not '{parsed.out.name}'")
     runs = Run.read(parsed.first), Run.read(parsed.second)
-    if (differing := obstacles(*runs)) and not parsed.anyway:
-        raise RunError(f"these runs cannot be compared: {'; '.join(differing)} (--anyway compares them nevertheless)")
+    if (differing := incompatibilities(*runs)) and not parsed.anyway:
+        raise RunError(f"these runs cannot be compared: {'; '.join(differing)} (--anyway does it all the same)")
     found = compare(*runs, parsed.samples, parsed.level, parsed.seed)
     for line in differing:
         print(f"differs: {line}")

@@ -11,14 +11,14 @@ from rich.text import Text
 
 from harness.commands.arguments import Parser
 from harness.commands.console import console
-from harness.data.benchmark import IGNORED, VARIABLE, Benchmark, data_root
+from harness.data.benchmark import IGNORE_LABEL, ROOT_VARIABLE, Benchmark, data_root
 from harness.data.datamodule import SegmentationData
 from harness.data.inspection import Inspection
 from harness.data.inspection import inspect as inspect_benchmark
 from harness.data.preparation import prepare
 from harness.system.errors import ConfigurationError, DataError, OvsegError, did_you_mean
-from harness.system.parallel import worker_count
-from harness.system.plugins import DATA, find
+from harness.system.parallel import resolve_num_workers
+from harness.system.plugins import DATA, find_plugins
 
 SUMMARY = "list benchmarks, check one that is on disk, or prepare one that has to be converted"
 # Maximum number of problems printed per kind.
@@ -37,7 +37,7 @@ def parser() -> Parser:
         "--root",
         type=Path | None,
         default=None,
-        help=f"folder of the benchmark, or of all (default: ${VARIABLE})",
+        help=f"folder of the benchmark, or of all (default: ${ROOT_VARIABLE})",
     )
     built.add_argument("--workers", type=int | None, default=None, help="processes (default: one per core, at most 16)")
     return built
@@ -46,7 +46,7 @@ def parser() -> Parser:
 def run(arguments: list[str]) -> int:
     """Do it; exit code 1 when something is wrong with the data."""
     given = parser().parse_args(arguments)
-    workers = worker_count(given.workers)
+    workers = resolve_num_workers(given.workers)
     if given.action == "list":
         return _list(given.name, given.root)
     if given.name is None:
@@ -54,7 +54,7 @@ def run(arguments: list[str]) -> int:
     benchmark = benchmark_class(given.name)
     root = data_root(given.root)
     if root is None:
-        raise ConfigurationError(f"give the folder of {benchmark.name} with --root, or set {VARIABLE}")
+        raise ConfigurationError(f"give the folder of {benchmark.name} with --root, or set {ROOT_VARIABLE}")
     if given.action == "check":
         return check(benchmark, root, workers)
     return make(benchmark, root, workers)
@@ -63,7 +63,7 @@ def run(arguments: list[str]) -> int:
 def data_classes() -> dict[str, type[SegmentationData] | Exception]:
     """All data modules by name, ours and other packages', or why one cannot be imported."""
     classes: dict[str, type[SegmentationData] | Exception] = {}
-    for name, point in find(DATA).items():
+    for name, point in find_plugins(DATA).items():
         try:
             classes[name] = point.load()
         except Exception as error:  # an error in another package must not hide the rest
@@ -105,12 +105,12 @@ def row(name: str, found: type[SegmentationData] | Exception, root: Path | None)
     if not issubclass(found, Benchmark):
         return _other(name, found)
     try:
-        classes = str(len(found.named()))
+        classes = str(len(found.default_vocabulary()))
     except OvsegError as error:
         return Row(name, "?", "?", str(error), "-")
-    labels = "\nor ".join(source.what for source in found.labels_from)
-    needs = "\n".join(dict.fromkeys([found.images_from.what, labels]))
-    return Row(name, classes, str(found.published or "?"), needs, whereabouts(found, root))
+    labels = "\nor ".join(source.name for source in found.label_sources)
+    needs = "\n".join(dict.fromkeys([found.images_source.name, labels]))
+    return Row(name, classes, str(found.num_images_published or "?"), needs, whereabouts(found, root))
 
 
 def _other(name: str, found: type[SegmentationData]) -> Row:
@@ -142,7 +142,7 @@ def whereabouts(benchmark: type[Benchmark], root: Path | None) -> str:
     layout = benchmark.layout
     if first is not None and (folder / layout.labels / f"{first}{layout.label_suffix}").is_file():
         return below
-    return f"{below} (not prepared)" if benchmark.prepared else f"{below} (incomplete)"
+    return f"{below} (not prepared)" if benchmark.prepared_parts else f"{below} (incomplete)"
 
 
 def _list(name: str | None, given: Path | None) -> int:
@@ -156,7 +156,7 @@ def _list(name: str | None, given: Path | None) -> int:
     rows = [row(each, found, root) for each, found in data_classes().items()]
     out.print(listed(rows, "nowhere" if root is None else str(root), out.width))
     if root is None:
-        out.print(f"give a folder of data sets with --root, or set {VARIABLE}")
+        out.print(f"give a folder of data sets with --root, or set {ROOT_VARIABLE}")
     out.print("'ovseg data list NAME' says what one needs, and where that is published", highlight=False)
     return 0
 
@@ -184,24 +184,26 @@ def listed(rows: Sequence[Row], where: str, width: int) -> Table:
 
 def describe(benchmark: type[Benchmark], root: Path | None) -> None:
     """Print where a benchmark is published, where its files have to lie, and whether they do."""
-    layout, place = benchmark.layout, benchmark.places[0]
-    vocabulary = benchmark.named()
+    layout, place = benchmark.layout, benchmark.default_folders[0]
+    vocabulary = benchmark.default_vocabulary()
     background = ", the first of them the background" if vocabulary.background else ""
     lines = [
         f"{benchmark.name}: {(benchmark.__doc__ or '').strip().splitlines()[0]}",
         f"classes:    {len(vocabulary)}{background}",
-        f"images:     {benchmark.published or 'not published'}",
+        f"images:     {benchmark.num_images_published or 'not published'}",
         f"pictures:   ROOT/{place}/{layout.images}/*{layout.image_suffix}",
-        f"  from      {benchmark.images_from.what}",
-        f"            {benchmark.images_from.where}",
+        f"  from      {benchmark.images_source.name}",
+        f"            {benchmark.images_source.url}",
         f"label maps: ROOT/{place}/{layout.labels}/*{layout.label_suffix}",
     ]
-    for word, source in zip(["  from", *["  or"] * len(benchmark.labels_from)], benchmark.labels_from, strict=False):
-        lines += [f"{word:<12}{source.what}", f"{'':<12}{source.where}"]
+    for word, source in zip(
+        ["  from", *["  or"] * len(benchmark.label_sources)], benchmark.label_sources, strict=False
+    ):
+        lines += [f"{word:<12}{source.name}", f"{'':<12}{source.url}"]
     if layout.ids is not None:
         lines.append(f"list:       ROOT/{place}/{layout.ids}")
-    if benchmark.prepared:
-        what = " and ".join({"labels": "label maps", "list": "list"}[part] for part in sorted(benchmark.prepared))
+    if benchmark.prepared_parts:
+        what = " and ".join({"labels": "label maps", "list": "list"}[part] for part in sorted(benchmark.prepared_parts))
         lines.append(f"prepare:    'ovseg data prepare {benchmark.name} --root ROOT' makes the {what}")
     lines.append(f"found:      {whereabouts(benchmark, root)}" + ("" if root is None else f" in {root}"))
     # print(), since a console would wrap addresses.
@@ -211,13 +213,13 @@ def describe(benchmark: type[Benchmark], root: Path | None) -> None:
 def check(benchmark: type[Benchmark], root: Path, workers: int) -> int:
     """Look at every file; exit code 1 when something is wrong."""
     found = inspect_benchmark(benchmark, root, workers)
-    if found.pictures:
+    if found.num_images:
         console().print(summary(benchmark, found))
     shown: Counter[str] = Counter()
     for problem in found.problems:
         shown[problem.kind] += 1
         if shown[problem.kind] <= SHOWN:
-            print(f"{problem.kind}: {problem.why}")
+            print(f"{problem.kind}: {problem.message}")
     for kind, count in shown.items():
         if count > SHOWN:
             print(f"{kind}: {count - SHOWN} more")
@@ -228,16 +230,20 @@ def check(benchmark: type[Benchmark], root: Path, workers: int) -> int:
 
 
 def summary(benchmark: type[Benchmark], found: Inspection) -> Table:
-    """The inspection as a table."""
-    classes = len(benchmark.named())
+    """What was seen, as a table."""
+    classes = len(benchmark.default_vocabulary())
     labelled = sum(value < classes for value in found.pixels)
     total = found.pixels.total()
-    ignored = f"{100 * found.pixels[IGNORED] / total:.1f} %" if total else "-"
+    ignored = f"{100 * found.pixels[IGNORE_LABEL] / total:.1f} %" if total else "-"
     drawn = Table(title=benchmark.name, title_justify="left", show_header=False)
     drawn.add_column(no_wrap=True)
     drawn.add_column(overflow="fold")
-    published = "number not published" if benchmark.published is None else f"{benchmark.published} published"
-    drawn.add_row("pictures", f"{found.pictures} ({published})")
+    published = (
+        "number not published"
+        if benchmark.num_images_published is None
+        else f"{benchmark.num_images_published} published"
+    )
+    drawn.add_row("pictures", f"{found.num_images} ({published})")
     drawn.add_row("classes that occur", f"{labelled} of {classes}")
     drawn.add_row("ignored pixels", ignored)
     drawn.add_row("fingerprint", found.fingerprint or "-")
@@ -247,15 +253,15 @@ def summary(benchmark: type[Benchmark], found: Inspection) -> Table:
 
 def make(benchmark: type[Benchmark], root: Path, workers: int) -> int:
     """Make what is missing; exit code 1 when something could not be made."""
-    if not benchmark.prepared:
+    if not benchmark.prepared_parts:
         print(f"{benchmark.name} needs no preparation: it is read as it is published")
         return 0
-    folder = benchmark.folder(root)
+    folder = benchmark.find_folder(root)
     done = prepare(benchmark.jobs(folder), workers, benchmark.name)
     for error in done.errors[:SHOWN]:
         print(f"error: {error}")
     if len(done.errors) > SHOWN:
         print(f"error: {len(done.errors) - SHOWN} more")
     failed = f", {len(done.errors)} failed" if done.errors else ""
-    print(f"{benchmark.name} in {folder}: {done.made} files made, {done.there} were there{failed}")
+    print(f"{benchmark.name} in {folder}: {done.num_written} files written, {done.num_existing} already there{failed}")
     return 1 if done.errors else 0

@@ -14,9 +14,9 @@ from harness.commands.arguments import STORE_HELP, Parser, add_composition, inst
 from harness.commands.console import console
 from harness.engine.evaluation import Evaluation, evaluate
 from harness.engine.progress import EvaluationProgress
-from harness.engine.result_images import ResultImages
-from harness.engine.wandb_report import LoggedImages, Wandb, report, wanted
-from harness.results.results import table
+from harness.engine.result_images import ResultPictures
+from harness.engine.wandb_report import LoggedPictures, Wandb, report, wanted
+from harness.results.results import results_table
 from harness.system import atomic, distributed
 from harness.system.errors import ConfigurationError
 
@@ -139,7 +139,7 @@ def evaluate_parsed(built: Parser, parsed: Namespace, quiet: bool = False) -> Ev
         objects.method, objects.data, objects.protocol, trainer, objects.run_dir, config, images, progress
     )
     if trainer.is_global_zero and evaluation.results is not None and not quiet:
-        console().print(table(evaluation.results))
+        console().print(results_table(evaluation.results))
     if logged:
         report(evaluation.directory.path, objects.wandb, is_node_main=trainer.local_rank == 0)
     return evaluation

@@ -7,7 +7,7 @@ from rich.table import Table
 
 from harness.commands.arguments import Parser
 from harness.commands.console import console
-from harness.system.plugins import DATA, METHODS, find
+from harness.system.plugins import DATA, METHODS, find_plugins
 from harness.system.provenance import commit, versions
 
 SUMMARY = "list methods, data sets, installed versions and devices"
@@ -30,7 +30,7 @@ def run(arguments: list[str]) -> None:
     out = console()
     for title, group in (("methods", METHODS), ("data sets", DATA)):
         drawn = Table("name", "import path", "summary", title=title, title_justify="left")
-        for name, point in find(group).items():
+        for name, point in find_plugins(group).items():
             try:
                 summary = (point.load().__doc__ or "").strip().splitlines()[0]
             except Exception as error:  # an error in another package must not hide the rest

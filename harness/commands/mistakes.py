@@ -7,6 +7,10 @@ from importlib import import_module
 from pathlib import Path
 
 from harness.system.errors import did_you_mean
+from harness.system.plugins import DATA, METHODS, find_plugins
+
+# Entry points that name a value of these keys, and what such a value is.
+NAMED = {"method": (METHODS, "method"), "data": (DATA, "data set")}
 
 
 def sentence(message: str, known: Iterable[str] = ()) -> str:
@@ -24,6 +28,7 @@ def sentence(message: str, known: Iterable[str] = ()) -> str:
         _unknown_key(message, key, owner, known),
         _missing_argument(message, key, owner),
         _file(message, key),
+        _name(message, key),
         _class(message, key),
         _type(message, key),
     ):
@@ -88,6 +93,28 @@ def _file(message: str, key: str) -> str | None:
     if Path(path).is_file():
         return f"{key}: the file {path} is no valid YAML: {' '.join(message.split(' - ', 1)[-1].split())}"
     return f"{key or 'config'}: the file {path} does not exist"
+
+
+def unknown_name(kind: str, name: str, names: Iterable[str]) -> str:
+    """``there is no KIND 'NAME' (did you mean 'x'?); KINDs: x, y``.
+
+    Args:
+        kind: What is named, in the singular.
+        name: The name that does not exist.
+        names: All names that exist.
+    """
+    names = sorted(names)
+    return f"there is no {kind} '{name}'{did_you_mean(name, names)}; {kind}s: {', '.join(names) or 'none'}"
+
+
+def _name(message: str, key: str) -> str | None:
+    """A method or data set that no entry point names; a dot makes it an import path."""
+    name = re.search(r"Expected a dot import path string: ([^\s.]+)(?:\n|$)", message)
+    key = (key or message.partition(":")[0].strip("- ")).removesuffix(".help")
+    if not name or key not in NAMED:
+        return None
+    group, kind = NAMED[key]
+    return unknown_name(kind, name[1], find_plugins(group))
 
 
 def _class(message: str, key: str) -> str | None:

@@ -56,7 +56,7 @@ def check_data(parsed: Namespace) -> Checked:
     except OvsegError as error:
         if not issubclass(found, Benchmark):
             return Checked(found.__name__, None, (), str(error))
-        return Checked(found.name, found.published, _names(found, class_names), str(error))
+        return Checked(found.name, found.num_images_published, _names(found, class_names), str(error))
 
 
 def requirements_of(parsed: Namespace) -> list[Requirement]:
@@ -90,7 +90,7 @@ def _names(found: type[Benchmark], class_names: str) -> tuple[str, ...]:
 
 def print_plan(rows: Sequence[Task | Quoted], rates: Sequence[costs.Rate]) -> None:
     """Print rows with what each needs; then, once, everything that is missing; then the hours."""
-    if not distributed.speaks():
+    if not distributed.is_main_process():
         return
     tasks = [row for row in rows if isinstance(row, Task)]
     checked = {task.row.name: check_data(task.parsed) for task in tasks}

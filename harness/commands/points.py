@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.commands import evaluate
-from harness.commands.arguments import resolve_entry_points, vary
+from harness.commands.arguments import resolve_names, vary
 from harness.commands.console import console
 from harness.commands.together import evaluate_together
 from harness.engine.evaluation import Evaluation
@@ -126,7 +126,7 @@ class Points:
         total = most or first + len(parsed)
 
         def announce(group: list[int]) -> None:
-            if not distributed.speaks():
+            if not distributed.is_main_process():
                 return
             finished = [_finished(parsed[place].run_dir) for place in group]
             for place, known in zip(group, finished, strict=True):
@@ -173,7 +173,7 @@ class Points:
         # Before the first evaluation there is no process group; the first points depend on nothing but the file.
         if distributed.rank() == 0:
             suggestion = kept[number] if number < len(kept) else search.suggest(found)
-            if suggestion is not None and number >= len(kept) and distributed.speaks():
+            if suggestion is not None and number >= len(kept) and distributed.is_main_process():
                 kept.append(suggestion)
                 self._keep(search, kept)
         agreed = distributed.broadcast(None if suggestion is None else [suggestion.flags, suggestion.places])
@@ -210,7 +210,7 @@ class Points:
             ConfigurationError: They are wrong; the message names the row.
         """
         given = [*self._shared, *column.arguments(), *row.arguments(), *self._rest]
-        arguments = resolve_entry_points(given)
+        arguments = resolve_names(given)
         parsed = None if self._parsed is None else vary(*self._parsed, arguments)
         if parsed is None:
             try:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from lightning.pytorch import seed_everything
 
-from harness.artifacts.stage import Precomputed
+from harness.artifacts.stage import PrecomputeReport
 from harness.artifacts.store import ArtifactStore
 from harness.commands.arguments import STORE_HELP, Parser, add_composition, instantiate, make_trainer
 from harness.engine.evaluation import predict
@@ -22,8 +22,8 @@ def parser() -> Parser:
     return built
 
 
-def run(arguments: list[str]) -> Precomputed:
-    """Parse and precompute; rank 0 prints the numbers of cached and computed items and, last, the store's folder."""
+def run(arguments: list[str]) -> PrecomputeReport:
+    """Parse and precompute; rank 0 prints what was there and what was made, and, last, the store's folder."""
     built = parser()
     objects = instantiate(built, built.parse_args(arguments))
     seed_everything(objects.seed, workers=True, verbose=False)
@@ -33,11 +33,12 @@ def run(arguments: list[str]) -> Precomputed:
     method.make_ready(data.vocabulary_for(objects.protocol.class_names), objects.protocol)
     data.plan(objects.protocol, [])
     predict(trainer, method, [method], data)
-    done: Precomputed = method.precomputed
+    done: PrecomputeReport = method.precomputed
     if trainer.is_global_zero:
         for stage in done.stages:
-            copied = f", {stage.copied} copied between ranks" if stage.copied else ""
-            print(f"{stage.name}: {stage.there} there, {sum(stage.made)} made{copied}, {stage.seconds:.1f} s")
+            copied = f", {stage.num_copied} copied between ranks" if stage.num_copied else ""
+            counts = f"{stage.num_cached} cached, {sum(stage.computed_per_rank)} computed"
+            print(f"{stage.name}: {counts}{copied}, {stage.seconds:.1f} s")
         if not done.stages:
             print(f"{method.name} needs nothing")
         if done.bank is not None:

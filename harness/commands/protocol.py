@@ -1,26 +1,24 @@
 """``ovseg protocol``: the fields of a protocol, or of two that differ."""
 
 import dataclasses
-from pathlib import Path
 from typing import Any, Literal
 
 from rich.table import Table
 from rich.text import Text
 
-from harness.commands.arguments import Parser, instantiate
+from harness.commands.arguments import PROTOCOLS, Parser, find_protocol, instantiate
 from harness.commands.console import console
 from harness.data.protocol import Protocol
-from harness.system.errors import ConfigurationError, did_you_mean
+from harness.system.errors import ConfigurationError
 
 SUMMARY = "show a protocol, or the fields in which two protocols differ"
-FOLDER = Path("configs") / "protocols"
 
 
 def parser() -> Parser:
     """The command's arguments."""
     built = Parser(prog="ovseg protocol", description=SUMMARY)
     built.add_argument("action", type=Literal["show", "diff"], help="show or diff")
-    built.add_argument("protocols", type=str, nargs="*", help=f"YAML files, or names of files in {FOLDER}")
+    built.add_argument("protocols", type=str, nargs="*", help=f"YAML files, or names of files in {PROTOCOLS}")
     return built
 
 
@@ -35,35 +33,13 @@ def run(arguments: list[str]) -> None:
     console().print(shown(read[0]) if wanted == 1 else difference(*read))
 
 
-def folders() -> list[Path]:
-    """Where short names are looked up: here, and beside an installation from a checkout."""
-    return [FOLDER, Path(__file__).parents[2] / FOLDER]
-
-
-def find(name: str) -> Path:
-    """The file of a protocol that is given by path or by name.
-
-    Raises:
-        ConfigurationError: There is none.
-    """
-    if name.endswith((".yaml", ".yml")) or "/" in name:
-        if not Path(name).is_file():
-            raise ConfigurationError(f"the protocol file {name} does not exist")
-        return Path(name)
-    known = {path.stem: path for folder in reversed(folders()) for path in sorted(folder.glob("*.yaml"))}
-    if name not in known:
-        listed = ", ".join(sorted(known)) or f"none: there is no {FOLDER} here"
-        raise ConfigurationError(f"there is no protocol '{name}'{did_you_mean(name, known)}; known: {listed}")
-    return known[name]
-
-
 def load(name: str) -> Protocol:
     """The protocol in a file.
 
     Raises:
         ConfigurationError: The file is missing, damaged, or a field of it is unknown or wrong.
     """
-    path = find(name)
+    path = find_protocol(name)
     built = Parser(prog="ovseg protocol")
     built.add_class_arguments(Protocol, "protocol", sub_configs=True)
     try:

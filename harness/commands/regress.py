@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.table import Table
 
 from harness.commands import evaluate
-from harness.commands.arguments import Parser, resolve_entry_points
+from harness.commands.arguments import Parser, resolve_names
 from harness.commands.console import console
 from harness.results.comparison import Run
 from harness.studies.regression import Move, moves, read_baseline, read_gate, scores_of, write_baseline
@@ -37,7 +37,7 @@ def run(arguments: list[str]) -> int:
     gate = read_gate(parsed.file)
     baseline = None if parsed.measure else read_baseline(gate.baseline)
     built = evaluate.parser()
-    checked = {name: built.parse_args(resolve_entry_points([*given])) for name, given in gate.runs.items()}
+    checked = {name: built.parse_args(resolve_names([*given])) for name, given in gate.runs.items()}
     scores = {}
     with tempfile.TemporaryDirectory(prefix="ovseg-regress-") as folder:
         for number, (name, one) in enumerate(checked.items()):

@@ -103,7 +103,7 @@ def _beside(file: Path, configs: Path) -> Path:
 
 def _leads() -> bool:
     """Whether this process prints and writes; ranks know each other only once a row ran."""
-    return distributed.rank() == 0 and distributed.speaks()
+    return distributed.rank() == 0 and distributed.is_main_process()
 
 
 def _run_all(

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from jsonargparse import Namespace
 
-from harness.commands.arguments import Parser, plain, resolve_entry_points
+from harness.commands.arguments import Parser, plain, resolve_names
 from harness.data.protocol import fingerprint
 from harness.studies.reproduction import Published, Row, read_quoted
 from harness.system.errors import ConfigurationError
@@ -60,7 +60,7 @@ def parse_row(parser: Parser, row: Row, rest: list[str], data_root: Path | None,
     if (quoted := read_quoted(row.file)) is not None:
         return Quoted(row, quoted)
     try:
-        parsed = parser.parse_args(resolve_entry_points(["--config", str(row.file), *rest]))
+        parsed = parser.parse_args(resolve_names(["--config", str(row.file), *rest]))
     except ConfigurationError as error:
         raise ConfigurationError(f"{row.paper}/{row.name}: {error}") from error
     if parsed.published is None:

@@ -11,7 +11,7 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
-from harness.artifacts.store import MANIFEST, ArtifactStore, size_of
+from harness.artifacts.store import MANIFEST, ArtifactStore, folder_size
 from harness.commands.arguments import STORE_HELP, Parser
 from harness.commands.console import console
 from harness.system.errors import ConfigurationError, StoreError
@@ -78,7 +78,7 @@ def entries(store: ArtifactStore, kind: str | None = None) -> list[Entry]:
         folder = store.folder(key)
         try:
             written = ((folder / MANIFEST) if (folder / MANIFEST).exists() else folder).stat().st_mtime
-            size = size_of(folder)
+            size = folder_size(folder)
         except FileNotFoundError:
             continue  # pruned by another process meanwhile
         try:
@@ -111,7 +111,7 @@ def verify(store: ArtifactStore, found: list[Entry]) -> int:
     """Check every entry; exit code 1 when one is damaged."""
     damaged = 0
     for entry in found:
-        why = store.fault(entry.key)
+        why = store.corruption(entry.key)
         if why is not None and store.has(entry.key):
             damaged += 1
             print(f"damaged: '{entry.title}' ({entry.kind}, {store.folder(entry.key)}): {why}")
@@ -142,7 +142,7 @@ def prune(store: ArtifactStore, found: list[Entry], older_than: str | None, yes:
                 removed, freed = removed + 1, freed + entry.bytes
             else:
                 print(f"kept: '{entry.title}' ({entry.kind}) is in use")
-    left = store.sweep()
+    left = store.remove_temporary()
     print(f"removed {removed} entries ({decimal(freed)}) and {decimal(left)} of unfinished files from {store.root}")
     return 0
 

@@ -21,6 +21,6 @@ def _options(parser: argparse.ArgumentParser) -> None:
 
 def _read(known: argparse.Namespace) -> Study | Search:
     work = read_sweep(known.file, known.count, known.suggestion_seed)
-    if "early_terminate" in read_mapping(known.file) and distributed.speaks():
+    if "early_terminate" in read_mapping(known.file) and distributed.is_main_process():
         print("early_terminate is not used: a point has its score only when all its images are done", flush=True)
     return work

@@ -1,1 +1,1 @@
-"""What is segmented, and how it is read: vocabulary, protocol, prompts, data modules, benchmarks, images."""
+"""Data: vocabulary, protocol, prompts, data modules, benchmarks, reading of images."""

@@ -1,4 +1,4 @@
-"""Data: what a benchmark must say about itself, and how its pictures reach a rank, each exactly once."""
+"""Data modules: the interface of a benchmark, and the loading of its images, each on exactly one rank."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -15,8 +15,8 @@ from harness.data.vocabulary import Vocabulary
 from harness.system.errors import ConfigurationError, DataError
 
 
-class Picture(NamedTuple):
-    """A picture as it lies on disk.
+class LabeledImage(NamedTuple):
+    """An image and its label map as read from disk.
 
     Attributes:
         image: [H, W, 3] uint8 RGB in [0, 255].
@@ -28,16 +28,16 @@ class Picture(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """A picture ready for a method. A NamedTuple, because Lightning moves its tensors to the device.
+    """An image prepared for a method. A NamedTuple, because Lightning moves its tensors to the device.
 
     Attributes:
-        number: Its place in the data set.
-        id: Its name in the data set.
-        image: [3, h, w] uint8 RGB after the protocol's resize; empty when ``error`` is set.
-        original: [3, H, W] uint8 RGB as read.
-        labels: [H', W'] uint8 at the size at which it is scored, or None without ground truth.
+        number: The image's index in the data set.
+        id: The image's name in the data set.
+        image: [3, h, w] uint8 RGB after the protocol's resize; empty if ``error`` is set.
+        original: [3, H, W] uint8 RGB as read; empty if ``error`` is set.
+        labels: [H', W'] uint8 at the size at which it is scored; None without ground truth.
         size: (H', W'), the size of the label map to predict, in pixels.
-        error: Why it could not be read.
+        error: Why the image could not be read; None if it could.
     """
 
     number: int
@@ -50,23 +50,23 @@ class Sample(NamedTuple):
 
 
 class SegmentationData(LightningDataModule):
-    """A benchmark: its vocabulary, its picture ids, and how one picture is read.
+    """A data set: its vocabulary, its image ids, and how an image is read.
 
-    A new benchmark subclasses this and fills in ``vocabulary``, ``all_ids``, ``read`` and ``content``.
+    A subclass implements ``vocabulary``, ``all_ids``, ``read`` and ``content_signature``.
 
     Args:
-        batch_size: Samples handed to ``predict_step`` at once; results do not depend on it.
-        num_workers: Processes per rank that read and resize pictures; 0 reads in the rank itself.
-        limit: Only the first so many pictures; null takes all.
-        on_error: A picture that cannot be read: ``stop`` ends the run with a sentence that names the file, ``skip``
-            goes on and counts it.
+        batch_size: Samples per call of ``predict_step``; results do not depend on it.
+        num_workers: Processes per rank that read and resize images; 0 reads in the rank's own process.
+        limit: Number of images to use, from the first; null takes all.
+        on_error: For an image that cannot be read: ``stop`` ends the run with a message that names the file, ``skip``
+            continues and counts the image as skipped.
     """
 
     name: str = ""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        # Results and run directories need a name, also of a benchmark whose author gave none.
+        # Results and run directories need a name, even if the subclass does not set one.
         cls.name = cls.name or cls.__name__
 
     def __init__(
@@ -89,7 +89,7 @@ class SegmentationData(LightningDataModule):
         self._indices: Sequence[int] = ()
 
     def __getstate__(self) -> dict[str, Any]:
-        """What worker processes get: all but the Trainer, which cannot be pickled (where workers are not forked)."""
+        """The state for worker processes that are not forked: all but the Trainer, which cannot be pickled."""
         return {**self.__dict__, "trainer": None}
 
     @property
@@ -98,58 +98,66 @@ class SegmentationData(LightningDataModule):
         """The classes of this benchmark."""
 
     def vocabulary_for(self, class_names: str) -> Vocabulary:
-        """The classes under the names that a protocol asks for; a benchmark has its own alone unless it says more.
+        """The classes under the names of a protocol; by default ``vocabulary``, whatever the protocol.
 
         Args:
-            class_names: As in ``Protocol``.
+            class_names: ``Protocol.class_names``.
 
         Raises:
-            ConfigurationError: The benchmark has several lists of names, and not this one.
+            ConfigurationError: The benchmark has several lists of class names, but not this one.
         """
         return self.vocabulary
 
     @abstractmethod
     def all_ids(self) -> Sequence[str]:
-        """Unique names of all pictures, in their fixed order."""
+        """Unique ids of all images, in a fixed order."""
 
     @abstractmethod
-    def read(self, index: int) -> Picture:
-        """Read picture ``index``.
+    def read(self, index: int) -> LabeledImage:
+        """Read image ``index`` and its labels.
 
         Raises:
-            DataError: It is missing, damaged, or its labels do not fit; the message names the file.
+            DataError: A file is missing or corrupt, or the labels are invalid; the message names the file.
         """
 
     @abstractmethod
-    def content(self, index: int) -> str:
-        """What tells the content of picture ``index`` cheaply, such as file sizes; part of the fingerprint."""
+    def content_signature(self, index: int) -> str:
+        """A cheap signature of image ``index`` and its labels, such as file sizes; part of the fingerprint."""
 
     @property
     def ids(self) -> Sequence[str]:
-        """The ids under ``limit``."""
+        """The ids of the images in use, see ``limit``."""
         return self.all_ids()[: self.limit]
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits over the vocabulary's names and every picture's id and content, in order."""
-        pictures = [[id, self.content(index)] for index, id in enumerate(self.ids)]
-        return fingerprint([self.vocabulary.names, self.vocabulary.background, pictures])
+        """16 hex digits over the vocabulary's names and every image's id and content signature, in order."""
+        images = [[id, self.content_signature(index)] for index, id in enumerate(self.ids)]
+        return fingerprint([self.vocabulary.names, self.vocabulary.background, images])
 
     def plan(self, protocol: Protocol, indices: Sequence[int]) -> None:
-        """Say which pictures are to be predicted by this rank, and under which protocol."""
+        """Set the images that this rank predicts and the protocol; called before ``predict_dataloader``.
+
+        Args:
+            protocol: Its resize and labels apply to the samples.
+            indices: Indices of the images in the data set.
+        """
         self._protocol = protocol
         self._indices = indices
 
     def predict_dataloader(self) -> DataLoader[Sample]:
-        """The planned pictures in batches, each a list of samples of their own sizes.
+        """The planned images in batches, each a list of samples of different sizes.
 
-        A rank without pictures gets one empty batch: Lightning would skip the loop, and with it the hooks in which
-        ranks meet.
+        A rank without images gets one empty batch: with none, Lightning would skip the loop, and with it the hooks in
+        which ranks synchronize.
+
+        Raises:
+            RuntimeError: ``plan`` was not called.
         """
         if self._protocol is None:
             raise RuntimeError("plan() comes before predict_dataloader()")
         if not self._indices:
-            return DataLoader(_NoSamples(), collate_fn=_nothing)
+            return DataLoader(_NoSamples(), collate_fn=_empty_batch)
         return DataLoader(
             _Samples(self, self._protocol, self._indices),
             batch_size=self.batch_size,
@@ -160,9 +168,9 @@ class SegmentationData(LightningDataModule):
 
 
 def shard(indices: Sequence[int], rank: int, world_size: int) -> Sequence[int]:
-    """Every ``world_size``-th index from ``rank`` on: no padding, each once, possibly none.
+    """Every ``world_size``-th index, starting at ``rank``: no padding, no repetition, possibly none.
 
-    Lightning's own predict sampler does the same but asserts that no rank stays empty.
+    Lightning's predict sampler does the same but asserts that no rank is empty.
     """
     return indices[rank::world_size]
 
@@ -180,20 +188,20 @@ class _Samples(Dataset[Sample]):
     def __getitem__(self, position: int) -> Sample:
         index = self._indices[position]
         try:
-            picture = self._data.read(index)
-            _check(picture, self._ids[index], len(self._data.vocabulary), self._protocol.ignore_label)
+            image, original_labels = labeled = self._data.read(index)
+            _check(labeled, self._ids[index], len(self._data.vocabulary), self._protocol.ignore_label)
         except DataError as error:
-            # Carried as a value: a worker's exception would reach the user as a traceback.
-            nothing = torch.empty(0, dtype=torch.uint8)
-            return Sample(index, self._ids[index], nothing, nothing, None, (0, 0), str(error))
-        labels = None if picture.labels is None else self._protocol.resize_labels(picture.labels)
+            # Returned as a value: a worker's exception would reach the user as a traceback.
+            empty = torch.empty(0, dtype=torch.uint8)
+            return Sample(index, self._ids[index], empty, empty, None, (0, 0), str(error))
+        labels = None if original_labels is None else self._protocol.resize_labels(original_labels)
         return Sample(
             index,
             self._ids[index],
-            _to_tensor(self._protocol.resize_image(picture.image)),
-            _to_tensor(picture.image),
+            _to_tensor(self._protocol.resize_image(image)),
+            _to_tensor(image),
             None if labels is None else torch.from_numpy(np.array(labels)),
-            picture.image.shape[:2] if labels is None else labels.shape,
+            image.shape[:2] if labels is None else labels.shape,
         )
 
 
@@ -205,23 +213,30 @@ class _NoSamples(Dataset[Sample]):
         return None
 
 
-def _nothing(batch: list[None]) -> list[Sample]:
+def _empty_batch(batch: list[None]) -> list[Sample]:
     return []
 
 
 def _to_tensor(image: np.ndarray) -> Tensor:
+    """[H, W, 3] uint8 to [3, H, W] uint8."""
     return torch.from_numpy(np.array(image).transpose(2, 0, 1)).contiguous()
 
 
-def _check(picture: Picture, id: str, classes: int, ignore_label: int) -> None:
-    image, labels = picture
+def _check(labeled: LabeledImage, id: str, num_classes: int, ignore_label: int) -> None:
+    """Check shapes, dtypes and label values.
+
+    Raises:
+        DataError: The image is not [H, W, 3] uint8, or the labels do not fit it or the vocabulary.
+    """
+    image, labels = labeled
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise DataError(f"'{id}': the picture is not an RGB image of 8 bits: {image.shape} {image.dtype}")
+        raise DataError(f"'{id}': not an 8-bit RGB image: {image.shape} {image.dtype}")
     if labels is None:
         return
     if labels.shape != image.shape[:2]:
         (height, width), (rows, columns) = image.shape[:2], labels.shape
-        raise DataError(f"'{id}': the label map is {columns}x{rows} pixels, its picture {width}x{height}")
-    outside = labels[(labels >= classes) & (labels != ignore_label)]
+        raise DataError(f"'{id}': the label map is {columns}x{rows} pixels, its image {width}x{height}")
+    outside = labels[(labels >= num_classes) & (labels != ignore_label)]
     if outside.size:
-        raise DataError(f"'{id}': the label map holds label {outside.min()}, but the vocabulary has {classes} classes")
+        smallest = outside.min()
+        raise DataError(f"'{id}': the label map holds label {smallest}, but the vocabulary has {num_classes} classes")

@@ -1,4 +1,4 @@
-"""Making the files that a benchmark needs from those that are published; whole files only, and none twice."""
+"""Preparation: the files that a benchmark needs are generated from the published ones, atomically and only once."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -6,33 +6,40 @@ from typing import NamedTuple
 from harness.data.benchmark import Job
 from harness.system import atomic
 from harness.system.errors import DataError
-from harness.system.parallel import each
+from harness.system.parallel import parallel_map
 
 
-class Prepared(NamedTuple):
-    """What became of the jobs.
+class PreparationReport(NamedTuple):
+    """Result of ``prepare``.
 
     Attributes:
-        there: How many files were there already.
-        made: How many were made.
-        errors: Why others could not be made, a sentence each.
+        num_existing: Number of files that existed before.
+        num_written: Number of files written.
+        errors: A sentence per file that could not be written.
     """
 
-    there: int
-    made: int
+    num_existing: int
+    num_written: int
     errors: list[str]
 
 
-def prepare(jobs: Sequence[Job], workers: int, title: str) -> Prepared:
-    """Do what is not done yet; a job that fails leaves no file and does not stop the others."""
-    left = [job for job in jobs if not job.target.exists()]
-    errors = [error for error in each(_do, left, workers, title, __name__) if error is not None]
-    return Prepared(len(jobs) - len(left), len(left) - len(errors), errors)
+def prepare(jobs: Sequence[Job], workers: int, title: str) -> PreparationReport:
+    """Write the files that do not exist yet; a failed job leaves no file and does not stop the others.
+
+    Args:
+        jobs: One per file.
+        workers: Number of processes.
+        title: Label of the progress bar.
+    """
+    pending = [job for job in jobs if not job.target.exists()]
+    errors = [error for error in parallel_map(_run_job, pending, workers, title, __name__) if error is not None]
+    return PreparationReport(len(jobs) - len(pending), len(pending) - len(errors), errors)
 
 
-def _do(job: Job) -> str | None:
+def _run_job(job: Job) -> str | None:
+    """Write one file; returns the error, if any."""
     try:
-        content = job.make()
+        content = job.compute()
     except DataError as error:
         return str(error)
     try:

@@ -1,4 +1,4 @@
-"""Prompt templates: texts with one place for a class name."""
+"""Prompt templates: texts with one ``{}`` for a class name."""
 
 from collections.abc import Sequence
 
@@ -6,14 +6,17 @@ from harness.system.errors import ConfigurationError
 
 
 def check_templates(templates: Sequence[str], setting: str) -> tuple[str, ...]:
-    """The templates, each with its one place for a name.
+    """Check that every template has exactly one ``{}``.
 
     Args:
-        templates: As a user gave them.
-        setting: What the user calls them.
+        templates: The templates of a configuration.
+        setting: The name of the setting, for the message.
+
+    Returns:
+        The templates, unchanged.
 
     Raises:
-        ConfigurationError: There is none, or one has not exactly one ``{}``.
+        ConfigurationError: There is no template, or one does not have exactly one ``{}``.
     """
     if not templates:
         raise ConfigurationError(f"{setting} needs at least one template")

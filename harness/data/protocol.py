@@ -1,4 +1,4 @@
-"""The protocol: how images become scores. Small, frozen, versioned; its fingerprint stands beside every number."""
+"""The evaluation protocol: every choice between images and scores. Its fingerprint is stored with every result."""
 
 import dataclasses
 import hashlib
@@ -25,26 +25,26 @@ def fingerprint(value: object) -> str:
 
 @dataclass(frozen=True)
 class Protocol:
-    """Every choice between an image file and its score that is not the method's own.
+    """Every choice between an image file and its score that is not the method's.
 
     Attributes:
-        name: Its name; the only field outside the fingerprint.
-        version: Raised when the meaning of a field changes.
+        name: The protocol's name; the only field that is not in the fingerprint.
+        version: Incremented when the meaning of a field changes.
         resize: ``keep_ratio`` is mmsegmentation's rule with ``size = (long, short)``: scale = min(long / long side,
             short / short side), new side = int(side * scale + 0.5), but at least 1 pixel, where mmsegmentation fails.
-            ``squash`` resizes to ``size = (height, width)`` whatever the aspect ratio. ``none`` keeps the image.
-        size: See ``resize``, in pixels.
+            ``squash`` resizes to ``size = (height, width)`` without keeping the aspect ratio. ``none`` does not resize.
+        size: Two sides in pixels, see ``resize``.
         interpolation: ``bilinear`` is OpenCV's without antialiasing, on uint8, as in mmsegmentation and TCL;
             ``lanczos`` is Pillow's, antialiased, as in OVDiff's release.
-        window: Side of the square window in pixels; null sees the image whole.
+        window: Side of the square window in pixels; null uses the whole image as one window.
         stride: Step between windows in pixels; the last window of a row or column is shifted back inside.
-        small_images: An image (or one side of it) smaller than the window: ``whole`` sees it as one smaller, unpadded
-            window, as mmsegmentation does; ``pad`` pads it with zeros, bottom and right, to the window.
+        small_images: For an image with a side smaller than the window: ``whole`` uses a smaller, unpadded window, as
+            mmsegmentation does; ``pad`` pads the image with zeros, bottom and right, to the window.
         templates: Prompt templates, each with one ``{}`` for the class name; their text embeddings are averaged.
-        class_names: Which list of class names a benchmark is asked for; ``mmseg`` is mmsegmentation's own.
-        background: ``refined``: the background plane takes part in mask refinement; ``unrefined``: it is put beside
-            the refined classes, as TCL does.
-        ignore_label: Label value that is left out of all counts.
+        class_names: The list of class names to use; ``mmseg`` is mmsegmentation's.
+        background: ``refined``: mask refinement includes the background plane; ``unrefined``: the background plane is
+            concatenated to the refined classes, as TCL does.
+        ignore_label: Label value that is not scored.
         absent_classes: A class neither labelled nor predicted: ``drop`` leaves it out of the mean (mmsegmentation),
             ``zero`` counts it as 0.
         refine: Where mask refinement (if the method has one) runs: in each ``window`` before stitching, or once on
@@ -98,7 +98,7 @@ class Protocol:
         return fingerprint(fields)
 
     def resized_size(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) of an image after the protocol's resize, in pixels, both at least 1."""
+        """(height, width) in pixels of an image after the protocol's resize, both at least 1."""
         if self.resize == "none":
             return height, width
         if self.resize == "squash":
@@ -117,7 +117,7 @@ class Protocol:
         return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
 
     def resize_labels(self, labels: np.ndarray) -> np.ndarray:
-        """The label map, HW uint8, at the size at which it is scored."""
+        """Resize a label map, HW uint8, to the size at which it is scored."""
         if self.labels == "original" or self.label_size is None:
             return labels
         height, width = labels.shape

@@ -1,4 +1,4 @@
-"""The classes to segment: ordered names, colours, which are stuff, and whether class 0 is the background."""
+"""The vocabulary: ordered class names, colours, stuff classes, and whether class 0 is the background."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -33,8 +33,8 @@ class Vocabulary:
 
     Attributes:
         names: Class names, the background first if there is one.
-        background: Whether class 0 is the background, that is, everything that no other name covers.
-        stuff: The names that are stuff (amorphous regions such as sky) rather than things.
+        background: Whether class 0 is the background, that is, everything outside the other classes.
+        stuff: The names of stuff classes (amorphous regions such as sky), as opposed to things.
         palette: (R, G, B) in [0, 255] per class; the VOC colour map when left empty.
 
     Raises:
@@ -58,7 +58,7 @@ class Vocabulary:
         if unknown:
             raise ConfigurationError(f"the stuff list names {unknown[0]!r}, which is not in the vocabulary")
         if not self.palette:
-            # Without a background no class should be drawn black.
+            # Black is reserved for the background.
             first = 0 if self.background else 1
             object.__setattr__(self, "palette", voc_palette(len(self.names) + first)[first:])
         elif len(self.palette) != len(self.names):
@@ -72,23 +72,27 @@ class Vocabulary:
         """All names but the background."""
         return self.names[1:] if self.background else self.names
 
-    def spoken(self, words: Mapping[str, str]) -> dict[str, str]:
-        """What to call each name but the background in a prompt.
+    def prompt_names(self, aliases: Mapping[str, str]) -> dict[str, str]:
+        """The name to use in prompts, per class name without the background.
 
         Args:
-            words: For names that are not what one would say.
+            aliases: Prompt names of classes whose own name makes a poor prompt.
         """
-        return {name: words.get(name, name).strip() for name in self.foreground}
+        return {name: aliases.get(name, name).strip() for name in self.foreground}
 
     @classmethod
-    def from_words(cls, words: str | Sequence[str], background: bool = True) -> "Vocabulary":
-        """A user's own words, ``"corgi, bench"`` or a list, with a background class in front unless told not to.
+    def from_class_names(cls, class_names: str | Sequence[str], background: bool = True) -> "Vocabulary":
+        """The vocabulary of a user's class names.
+
+        Args:
+            class_names: A list, or one text such as ``"corgi, bench"``.
+            background: Whether to put a background class in front, if it is not there.
 
         Raises:
-            ConfigurationError: There is no word, or one is given twice.
+            ConfigurationError: There is no name, or a name is repeated.
         """
-        parts = words.split(",") if isinstance(words, str) else words
-        names = [word.strip() for word in parts if word.strip()]
+        parts = class_names.split(",") if isinstance(class_names, str) else class_names
+        names = [name.strip() for name in parts if name.strip()]
         if not names:
             raise ConfigurationError("--classes holds no class name; give them as --classes 'corgi, bench'")
         if background and names[0] != "background":

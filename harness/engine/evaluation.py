@@ -16,7 +16,7 @@ from harness.engine.result_images import ResultImages
 from harness.method.method import Prediction, SegmentationMethod
 from harness.results.metric import Areas, ScoredPixels, SegmentationMetric
 from harness.results.records import Record, RecordWriter, merge
-from harness.results.results import SCHEMA, check_complete, scored
+from harness.results.results import SCHEMA, check_complete, compute_scores
 from harness.results.run_directory import CONFIG, RESULTS, RunDirectory, default_name
 from harness.system import atomic, distributed
 from harness.system.errors import DataError, OvsegError, RunError
@@ -85,10 +85,16 @@ class Evaluation(Callback):
         path = self._run_dir or Path("runs") / default_name(self.method.name, self.data.name)
         self.directory = RunDirectory(Path(distributed.broadcast(str(path))))
         # One process per node holds the directory: nodes need not share a file system.
-        distributed.together(self.directory.hold if trainer.node_rank == 0 and trainer.local_rank == 0 else None)
+        distributed.run_and_sync_errors(
+            self.directory.acquire if trainer.node_rank == 0 and trainer.local_rank == 0 else None
+        )
         identity = self.identity(trainer)
-        distributed.together(lambda: self.directory.identify(identity) if trainer.local_rank == 0 else None)
-        self._earlier = distributed.together(self.directory.records if trainer.local_rank == 0 else None) or []
+        distributed.run_and_sync_errors(
+            lambda: self.directory.ensure_identity(identity) if trainer.local_rank == 0 else None
+        )
+        self._earlier = (
+            distributed.run_and_sync_errors(self.directory.records if trainer.local_rank == 0 else None) or []
+        )
         here = [record.index for record in merge(self._earlier)]
         done = {index for indices in distributed.gather(here) for index in indices}
         if trainer.is_global_zero:
@@ -105,7 +111,9 @@ class Evaluation(Callback):
     def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The method's bank is known now: a run that was begun with another one must not go on with this one."""
         bank = self.method.precomputed.bank
-        distributed.together(lambda: self.directory.agree_on_bank(bank) if bank and trainer.local_rank == 0 else None)
+        distributed.run_and_sync_errors(
+            lambda: self.directory.ensure_bank(bank) if bank and trainer.local_rank == 0 else None
+        )
 
     def on_predict_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -185,7 +193,7 @@ class Evaluation(Callback):
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """All images are done: the first collective after them, then ``close``."""
         # A rank that failed joins it to say so, see ``predict``.
-        distributed.together(None)
+        distributed.run_and_sync_errors(None)
         self.close(trainer)
 
     def close(self, trainer: Trainer) -> None:
@@ -200,16 +208,16 @@ class Evaluation(Callback):
         groups = [[Record.from_json(line) for line in group] for rank in gathered for group in rank]
         records = merge(groups)
         self._check_metric(trainer)
-        self.results = {**scored(records, self.vocabulary, self.protocol), "world_size": trainer.world_size}
+        self.results = {**compute_scores(records, self.vocabulary, self.protocol), "world_size": trainer.world_size}
 
         def write() -> None:
             check_complete(records, self.data.ids)
             self.directory.write_images(records)
             self._write_results("complete", self.results)
 
-        distributed.together(write if trainer.is_global_zero else None)
+        distributed.run_and_sync_errors(write if trainer.is_global_zero else None)
         if trainer.local_rank == 0:
-            self.directory.drop_parts()
+            self.directory.remove_rank_records()
         self.directory.release()
 
     def _check_metric(self, trainer: Trainer) -> None:
@@ -235,7 +243,7 @@ class Evaluation(Callback):
         self.directory.release()
 
     def _write_results(self, status: str, found: dict[str, Any] | None = None, error: str | None = None) -> None:
-        empty = scored([], self.vocabulary, self.protocol)
+        empty = compute_scores([], self.vocabulary, self.protocol)
         results = {
             "schema": SCHEMA,
             "status": status,
@@ -310,5 +318,5 @@ def predict(
     except DataError as error:
         if distributed.world_size() > 1:
             # The other ranks finish and record their images, then learn of it in ``on_predict_end``.
-            distributed.together(_raising(error))
+            distributed.run_and_sync_errors(_raising(error))
         raise

@@ -155,7 +155,7 @@ class EvaluationsTogether(Callback):
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write all results."""
         # The first collective after the pictures, as in ``Evaluation``.
-        distributed.together(None)
+        distributed.run_and_sync_errors(None)
         for evaluation in self.evaluations:
             evaluation.close(trainer)
             self._closed += 1

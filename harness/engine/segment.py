@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from harness.data.datamodule import Picture, SegmentationData, shard
+from harness.data.datamodule import LabeledImage, SegmentationData, shard
 from harness.data.images import EXTENSIONS, read_image
 from harness.data.protocol import Protocol
 from harness.data.vocabulary import Vocabulary
@@ -78,17 +78,17 @@ class ImageFiles(SegmentationData):
             raise ConfigurationError(
                 "no caption names anything that could be segmented; give class names with --classes"
             )
-        self._vocabulary = Vocabulary.from_words(list(dict.fromkeys(names)), self._background)
+        self._vocabulary = Vocabulary.from_class_names(list(dict.fromkeys(names)), self._background)
 
     def all_ids(self) -> Sequence[str]:
         """The files' paths."""
         return [str(path) for path in self._files]
 
-    def read(self, index: int) -> Picture:
+    def read(self, index: int) -> LabeledImage:
         """See ``SegmentationData.read``."""
-        return Picture(read_image(self._files[index]), None)
+        return LabeledImage(read_image(self._files[index]), None)
 
-    def content(self, index: int) -> str:
+    def content_signature(self, index: int) -> str:
         """The file's size in bytes."""
         return str(self._files[index].stat().st_size)
 
@@ -127,7 +127,9 @@ class SegmentWriter(Callback):
         if not self.data.names_wanted:
             return
         mine = shard(range(len(self.data.ids)), trainer.global_rank, trainer.world_size)
-        found = distributed.gather(distributed.together(lambda: [(n, self._find_names(pl_module, n)) for n in mine]))
+        found = distributed.gather(
+            distributed.run_and_sync_errors(lambda: [(n, self._find_names(pl_module, n)) for n in mine])
+        )
         named = sorted(pair for rank in found for pair in rank)
         self.data.adopt_names([name for _, names in named for name in names])
         pl_module.bind(self.data.vocabulary, pl_module.protocol)  # type: ignore[operator]

@@ -26,8 +26,7 @@ from harness.data.datamodule import Sample
 from harness.engine.overlay import save_indexed
 from harness.engine.result_images import ResultImages
 from harness.method.method import SegmentationMethod
-from harness.results.records import FOLDER as RECORDS
-from harness.results.records import Record, read_lines
+from harness.results.records import RECORDS, Record, read_lines
 from harness.results.run_directory import CONFIG, IMAGES, RESULTS
 from harness.system import atomic, distributed
 from harness.system.errors import ConfigurationError, RunError
@@ -139,9 +138,9 @@ def report(directory: Path, settings: Wandb, is_node_main: bool) -> None:
                 f"the results are in {directory}, but logging to W&B failed ({reason}); run the same command again"
             ) from error
 
-    location = distributed.together(log if distributed.rank() == 0 else None)
-    if location is not None:
-        print(location, flush=True)
+    said = distributed.run_and_sync_errors(log if distributed.rank() == 0 else None)
+    if said is not None:
+        print(said, flush=True)
 
 
 def gather_images(directory: Path, count: int, is_node_main: bool) -> None:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from harness.artifacts.stage import Precomputed, Stage
+from harness.artifacts.stage import PrecomputeReport, Stage
 from harness.artifacts.store import ArtifactStore
 from harness.data.datamodule import Sample
 from harness.data.protocol import Protocol
@@ -94,7 +94,7 @@ class SegmentationMethod(Configured, LightningModule):
     protocol: Protocol
     on_error: str = "stop"
     names_found: bool = False  # set by `ovseg segment` without classes: the vocabulary is what `find_names` found
-    precomputed: Precomputed = Precomputed()
+    precomputed: PrecomputeReport = PrecomputeReport()
     _weights: dict[str, str] | None = None
 
     def __init__(self, window_batch: int = 8, background_threshold: float | None = None) -> None:

@@ -1,1 +1,1 @@
-"""What a run leaves: metric, records, run directory, results, comparison."""
+"""Results of runs: metric, records, run directory, results file, comparison."""

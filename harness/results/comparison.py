@@ -1,4 +1,4 @@
-"""Two runs side by side: differences of scores with paired bootstrap intervals over images."""
+"""Comparison of two runs: differences of scores with paired bootstrap intervals over images."""
 
 import json
 from collections.abc import Sequence
@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from harness.results.metric import Scores
 from harness.results.records import Record, read_lines
-from harness.results.results import total
+from harness.results.results import total_areas
 from harness.results.run_directory import IMAGES, RESULTS, RUN, differences
 from harness.system.errors import RunError
 
-# What two runs must have in common before their scores can be compared.
-COMMON = ("data", "protocol")
+# Parts of the identity that must be equal for scores to be comparable.
+COMPARED_PARTS = ("data", "protocol")
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class Run:
     Attributes:
         path: The directory.
         results: ``results.json``.
-        identity: Everything that determines its integers.
-        records: One per image, in order.
+        identity: Everything that determines its pixel counts, from ``run.json``.
+        records: One per image, in order of the data set.
     """
 
     path: Path
@@ -40,7 +40,7 @@ class Run:
         """Read a run directory.
 
         Raises:
-            RunError: It holds no finished run.
+            RunError: It holds no complete run, or the run is corrupt.
         """
         try:
             results = json.loads((path / RESULTS).read_text(encoding="utf-8"))
@@ -56,26 +56,26 @@ class Run:
 
     @property
     def names(self) -> list[str]:
-        """The classes."""
+        """The class names, in order of their labels."""
         return [row["name"] for row in self.results["per_class"]]
 
 
-def obstacles(first: Run, second: Run) -> list[str]:
+def incompatibilities(first: Run, second: Run) -> list[str]:
     """Every field of data and protocol in which two runs differ, as ``field: first -> second``."""
-    one, two = ({part: run.identity[part] for part in COMMON} for run in (first, second))
-    return differences(one, two)
+    old, new = ({part: run.identity[part] for part in COMPARED_PARTS} for run in (first, second))
+    return differences(old, new)
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One score in both runs.
+    """The difference of one score between two runs.
 
     Attributes:
-        name: ``mIoU`` or a class.
-        first: In percent; None when undefined.
-        second: Likewise.
-        low: Lower end of the interval of second minus first, in points; None when undefined.
-        high: Its upper end.
+        name: ``mIoU`` or a class name.
+        first: The first run's score in percent; None if undefined.
+        second: The second run's score in percent; None if undefined.
+        low: Lower end of the interval of second minus first, in percentage points; None if undefined.
+        high: Upper end of the interval; None if undefined.
     """
 
     name: str
@@ -86,71 +86,75 @@ class Difference:
 
     @property
     def change(self) -> float | None:
-        """Second minus first, in points."""
+        """Second minus first, in percentage points; None if either is undefined."""
         return None if self.first is None or self.second is None else self.second - self.first
 
 
-def compare(first: Run, second: Run, samples: int = 2000, level: float = 0.95, seed: int = 0) -> list[Difference]:
-    """Scores of two runs, mIoU and every class's IoU, with percentile intervals of the paired bootstrap over images.
+def compare(first: Run, second: Run, num_resamples: int = 2000, level: float = 0.95, seed: int = 0) -> list[Difference]:
+    """Compare mIoU and every class's IoU of two runs, with percentile intervals of the paired bootstrap over images.
 
-    Images are drawn with replacement, the same ones for both runs; an image's integers enter as often as it is drawn.
+    Each resample draws images with replacement, the same ones for both runs; an image's pixel counts enter as often as
+    the image is drawn.
 
     Args:
         first: A run.
-        second: Another of the same images and classes.
-        samples: How many times images are drawn.
-        level: Of the intervals, in (0, 1).
-        seed: Of the drawing.
+        second: A run on the same images and classes.
+        num_resamples: Number of bootstrap resamples.
+        level: Confidence level of the intervals, in (0, 1).
+        seed: Seed of the resampling.
+
+    Returns:
+        mIoU first, then the classes in order of their labels.
 
     Raises:
-        RunError: The runs are not of the same images or classes.
+        RunError: The runs differ in images or classes.
     """
     if first.names != second.names:
         raise RunError(f"'{first.path}' and '{second.path}' have different classes")
     if [record.id for record in first.records] != [record.id for record in second.records]:
         raise RunError(f"'{first.path}' and '{second.path}' have different images, so there are no pairs to compare")
-    zeros = [run.identity["protocol"].get("absent_classes") == "zero" for run in (first, second)]
-    tables = [_table(run.records, len(run.names)) for run in (first, second)]
-    count = len(first.records)
+    absent_as_zero = [run.identity["protocol"].get("absent_classes") == "zero" for run in (first, second)]
+    tables = [_areas_per_image(run.records, len(run.names)) for run in (first, second)]
+    num_images = len(first.records)
     random = np.random.default_rng(seed)
-    drawn: list[NDArray[np.float64]] = []
-    for _ in range(samples):
-        weights = np.bincount(random.integers(count, size=count), minlength=count)
-        ious = [_ious(weights @ table, zero) for table, zero in zip(tables, zeros, strict=True)]
-        drawn.append(ious[1] - ious[0])
-    ends = (50 * (1 - level), 100 - 50 * (1 - level))
-    differences_of = np.stack(drawn)
+    resampled: list[NDArray[np.float64]] = []
+    for _ in range(num_resamples):
+        weights = np.bincount(random.integers(num_images, size=num_images), minlength=num_images)
+        ious = [_ious(weights @ table, zero) for table, zero in zip(tables, absent_as_zero, strict=True)]
+        resampled.append(ious[1] - ious[0])
+    percentiles = (50 * (1 - level), 100 - 50 * (1 - level))
+    changes = np.stack(resampled)
     scores = [
-        Scores.of(total(run.records, len(run.names)), run.identity["protocol"].get("absent_classes", "drop"))
+        Scores.of(total_areas(run.records, len(run.names)), run.identity["protocol"].get("absent_classes", "drop"))
         for run in (first, second)
     ]
     columns = [("mIoU", scores[0].miou, scores[1].miou)]
     columns += list(zip(first.names, scores[0].iou, scores[1].iou, strict=True))
-    found = []
-    for (name, one, two), values in zip(columns, differences_of.T, strict=True):
-        defined = values[np.isfinite(values)]
-        known = len(defined) > 0 and one is not None and two is not None
-        low, high = (float(np.percentile(defined, end)) for end in ends) if known else (None, None)
-        found.append(Difference(name, one, two, low, high))
-    return found
+    result = []
+    for (name, old, new), values in zip(columns, changes.T, strict=True):
+        finite = values[np.isfinite(values)]
+        defined = len(finite) > 0 and old is not None and new is not None
+        low, high = (float(np.percentile(finite, p)) for p in percentiles) if defined else (None, None)
+        result.append(Difference(name, old, new, low, high))
+    return result
 
 
-def _table(records: Sequence[Record], classes: int) -> NDArray[np.int64]:
-    """Per image the intersections, then the unions, [N, 2 * classes]."""
+def _areas_per_image(records: Sequence[Record], num_classes: int) -> NDArray[np.int64]:
+    """[N, 2 * num_classes] int64: per image the classes' intersections, then their unions, in pixels."""
     rows = []
     for record in records:
-        areas = record.areas(classes)
+        areas = record.areas(num_classes)
         union = [p + g - i for i, p, g in zip(areas.intersection, areas.prediction, areas.label, strict=True)]
         rows.append([*areas.intersection, *union])
     return np.array(rows, dtype=np.int64)
 
 
-def _ious(sums: NDArray[np.int64], zero: bool) -> NDArray[np.float64]:
-    """mIoU, then the IoU of each class, in percent, NaN where undefined."""
+def _ious(sums: NDArray[np.int64], absent_as_zero: bool) -> NDArray[np.float64]:
+    """[1 + C] mIoU, then the IoU of each class, in percent; NaN where undefined."""
     intersection, union = np.split(sums.astype(np.float64), 2)
     with np.errstate(invalid="ignore"):
         ious = 100 * intersection / union
-    if zero:
+    if absent_as_zero:
         ious = np.nan_to_num(ious)
     defined = ious[np.isfinite(ious)]
     return np.concatenate([[defined.mean() if len(defined) else np.nan], ious])

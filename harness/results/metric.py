@@ -14,50 +14,51 @@ class ScoredPixels(NamedTuple):
     """The pixels of a label map that are scored; shared by all predictions of one image.
 
     Attributes:
-        places: [N] int64, their indices in the flattened label map.
-        rows: [N] int64, label times ``classes``: where each pixel's row begins in a flattened confusion matrix.
-        classes: Number of classes.
+        indices: [N] int64, their indices in the flattened label map.
+        row_offsets: [N] int64, label times ``num_classes``: the start of the label's row in a flattened confusion
+            matrix.
+        num_classes: Number of classes.
     """
 
-    places: Tensor
-    rows: Tensor
-    classes: int
+    indices: Tensor
+    row_offsets: Tensor
+    num_classes: int
 
     @classmethod
-    def of(cls, labels: Tensor, classes: int, ignore_label: int = 255) -> "ScoredPixels":
+    def of(cls, labels: Tensor, num_classes: int, ignore_label: int = 255) -> "ScoredPixels":
         """The pixels of [H, W] integer ``labels`` that are not ``ignore_label``."""
         flat = labels.flatten()
-        places = (flat != ignore_label).nonzero().squeeze(1)
-        return cls(places, flat.index_select(0, places).long() * classes, classes)
+        indices = (flat != ignore_label).nonzero().squeeze(1)
+        return cls(indices, flat.index_select(0, indices).long() * num_classes, num_classes)
 
     def confusion(self, prediction: Tensor) -> Tensor:
-        """[classes, classes] int64 of a prediction, [H, W] integers in [0, classes); rows are labels."""
-        pairs = self.rows + prediction.flatten().index_select(0, self.places)
-        return torch.bincount(pairs, minlength=self.classes**2).reshape(self.classes, self.classes)
+        """[C, C] int64 confusion matrix of a prediction, [H, W] integers in [0, C); rows are labels."""
+        pairs = self.row_offsets + prediction.flatten().index_select(0, self.indices)
+        return torch.bincount(pairs, minlength=self.num_classes**2).reshape(self.num_classes, self.num_classes)
 
 
-def confusion_matrix(prediction: Tensor, labels: Tensor, classes: int, ignore_label: int = 255) -> Tensor:
+def confusion_matrix(prediction: Tensor, labels: Tensor, num_classes: int, ignore_label: int = 255) -> Tensor:
     """Count pixels by (label, prediction).
 
     Args:
-        prediction: [H, W] integer class indices in [0, classes).
-        labels: [H, W] integer class indices in [0, classes), or ``ignore_label``, whose pixels are left out.
-        classes: Number of classes.
-        ignore_label: The label that is not scored.
+        prediction: [H, W] integer class indices in [0, num_classes).
+        labels: [H, W] integer class indices in [0, num_classes), or ``ignore_label``, whose pixels are left out.
+        num_classes: Number of classes.
+        ignore_label: Label of pixels that are not scored.
 
     Returns:
-        [classes, classes] int64; rows are labels, columns predictions.
+        [num_classes, num_classes] int64; rows are labels, columns predictions.
     """
-    return ScoredPixels.of(labels, classes, ignore_label).confusion(prediction)
+    return ScoredPixels.of(labels, num_classes, ignore_label).confusion(prediction)
 
 
 @dataclass(frozen=True)
 class Areas:
-    """Pixels per class; everything that mIoU and the accuracies need.
+    """Numbers of pixels per class, from which mIoU and accuracies are computed.
 
     Attributes:
         intersection: Pixels labelled and predicted as the class.
-        prediction: Pixels predicted as the class (and not ignored).
+        prediction: Scored pixels predicted as the class.
         label: Pixels labelled as the class.
     """
 
@@ -72,9 +73,9 @@ class Areas:
         return cls(*(tuple(row) for row in table))
 
     @classmethod
-    def zero(cls, classes: int) -> "Areas":
-        """No pixels at all."""
-        return cls((0,) * classes, (0,) * classes, (0,) * classes)
+    def zero(cls, num_classes: int) -> "Areas":
+        """Zero pixels of every class."""
+        return cls((0,) * num_classes, (0,) * num_classes, (0,) * num_classes)
 
     def __add__(self, other: "Areas") -> "Areas":
         def add(left: Sequence[int], right: Sequence[int]) -> tuple[int, ...]:
@@ -98,11 +99,11 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 @dataclass(frozen=True)
 class Scores:
-    """Percent in [0, 100], unrounded; None where undefined (nothing to divide by).
+    """Scores in percent, [0, 100], unrounded; None where undefined (zero denominator).
 
     Attributes:
         miou: Mean of the defined IoUs.
-        pixel_accuracy: Share of scored pixels predicted rightly (mmsegmentation's aAcc).
+        pixel_accuracy: Share of scored pixels with the right class (mmsegmentation's aAcc).
         mean_accuracy: Mean of the defined per-class accuracies (mAcc).
         iou: Per class, intersection over union; None for a class neither labelled nor predicted.
         accuracy: Per class, intersection over label area; None for a class not labelled.
@@ -116,7 +117,7 @@ class Scores:
 
     @classmethod
     def of(cls, areas: Areas, absent_classes: str = "drop") -> "Scores":
-        """Scores of dataset-level areas, as mmsegmentation's ``IoUMetric`` defines them.
+        """Scores of dataset-level areas, as defined by mmsegmentation's ``IoUMetric``.
 
         Args:
             areas: Summed over all images.
@@ -134,36 +135,36 @@ class Scores:
 
 
 class SegmentationMetric(Metric):
-    """An int64 confusion matrix, reduced over ranks by sum.
+    """Segmentation scores from an int64 confusion matrix, which is summed over ranks.
 
     Args:
-        classes: Number of classes.
-        ignore_label: The label that is not scored.
-        absent_classes: As in ``Scores.of``.
+        num_classes: Number of classes.
+        ignore_label: Label of pixels that are not scored.
+        absent_classes: ``drop`` or ``zero``, see ``Scores.of``.
     """
 
     full_state_update = False
     confusion: Tensor
 
-    def __init__(self, classes: int, ignore_label: int = 255, absent_classes: str = "drop") -> None:
+    def __init__(self, num_classes: int, ignore_label: int = 255, absent_classes: str = "drop") -> None:
         super().__init__()
-        self.classes = classes
+        self.num_classes = num_classes
         self.ignore_label = ignore_label
         self.absent_classes = absent_classes
-        self.add_state("confusion", torch.zeros(classes, classes, dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("confusion", torch.zeros(num_classes, num_classes, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, prediction: Tensor, labels: Tensor) -> None:
-        """Add one image: both [H, W] integer maps, see ``confusion_matrix``."""
-        self.add(confusion_matrix(prediction, labels, self.classes, self.ignore_label))
+        """Add one image; prediction and labels are [H, W] integer maps, see ``confusion_matrix``."""
+        self.add(confusion_matrix(prediction, labels, self.num_classes, self.ignore_label))
 
     def add(self, confusion: Tensor) -> None:
-        """Add a confusion matrix that was counted elsewhere, [C, C] int64."""
+        """Add a confusion matrix, [C, C] int64."""
         self.confusion += confusion
-        # torchmetrics forgets a computed score in update() only.
+        # torchmetrics resets its cached result only in update().
         self._computed = None
 
     def compute(self) -> dict[str, Tensor]:
-        """The scores of all images seen, over all ranks when called inside a process group.
+        """The scores of all images so far, over all ranks inside a process group.
 
         Returns:
             ``miou``, ``pixel_accuracy`` and ``mean_accuracy``, scalars; ``iou`` and ``accuracy`` [C]; all in percent,
@@ -173,14 +174,14 @@ class SegmentationMetric(Metric):
 
         def tensor(value: float | tuple[float | None, ...] | None) -> Tensor:
             values = value if isinstance(value, tuple) else (value,)
-            filled = torch.tensor([math.nan if each is None else each for each in values], dtype=torch.float64)
+            filled = torch.tensor([math.nan if number is None else number for number in values], dtype=torch.float64)
             return filled if isinstance(value, tuple) else filled[0]
 
-        found = {
+        return {
             "miou": tensor(scores.miou),
             "pixel_accuracy": tensor(scores.pixel_accuracy),
             "mean_accuracy": tensor(scores.mean_accuracy),
             "iou": tensor(scores.iou),
             "accuracy": tensor(scores.accuracy),
+            "confusion": self.confusion.clone(),
         }
-        return {**found, "confusion": self.confusion.clone()}

@@ -1,4 +1,4 @@
-"""The mean of per-image mean IoU: what some releases report as mIoU, and what is not mIoU."""
+"""The mean of per-image mean IoU, which some releases report as mIoU, and which is another number."""
 
 from collections.abc import Sequence
 
@@ -9,15 +9,15 @@ def per_image_miou(records: Sequence[Record]) -> float | None:
     """Each image's mean IoU over the classes that are labelled in it, averaged over images.
 
     FreeSeg-Diff's release reports this number (bcorrad/FreeSegDiff-release, ``evaluation.py``). A class that is
-    predicted but not labelled costs nothing but the pixels it takes from others, and a small image counts as much as a
-    large one, so it is usually far from the dataset-level mIoU, and never stands in its place. The background is a
-    class like any other.
+    predicted but not labelled costs only the pixels that it takes from other classes, and small images count as much
+    as large ones, so it usually differs a lot from the dataset-level mIoU and never replaces it. The background counts
+    as a class.
 
     Args:
         records: Of all images; skipped images and images without a labelled pixel are left out.
 
     Returns:
-        Percent, unrounded; None without any image.
+        Percent in [0, 100], unrounded; None without any image.
     """
     means = []
     for record in records:

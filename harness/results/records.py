@@ -1,4 +1,4 @@
-"""Records: one line of JSON for every finished image, flushed at once, so that nothing done is ever done again."""
+"""Records: one line of JSON per finished image, flushed at once, so that a resumed run repeats no image."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from typing import Any
 from harness.results.metric import Areas
 from harness.system.errors import RunError
 
-FOLDER = "records"
+RECORDS = "records"
 
 
 @dataclass(frozen=True)
@@ -19,14 +19,14 @@ class Record:
     """One image's result.
 
     Attributes:
-        index: Its place in the data set.
-        id: Its name in the data set.
-        seconds: Wall time of its prediction and scoring; 0 when skipped.
-        classes: The class indices that are labelled or predicted in it, ascending.
-        intersection: Pixels per class of ``classes``, see ``Areas``.
-        prediction: Likewise.
-        label: Likewise.
-        skipped: Why the image could not be read, if it was skipped.
+        index: The image's index in the data set.
+        id: The image's name in the data set.
+        seconds: Wall time of prediction and scoring; 0 if skipped.
+        classes: Indices of the classes that are labelled or predicted in the image, ascending.
+        intersection: Pixels labelled and predicted as the class, per class of ``classes``.
+        prediction: Scored pixels predicted as the class, per class of ``classes``.
+        label: Pixels labelled as the class, per class of ``classes``.
+        skipped: Why the image could not be read; None if it was scored.
     """
 
     index: int
@@ -40,18 +40,18 @@ class Record:
 
     @classmethod
     def of(cls, index: int, id: str, areas: Areas, seconds: float) -> "Record":
-        """The record of an image with these areas; classes without a pixel are left out."""
+        """The record of an image with these areas; classes without pixels are left out."""
         classes = tuple(c for c, (p, g) in enumerate(zip(areas.prediction, areas.label, strict=True)) if p or g)
         intersection, prediction, label = (
             tuple(row[c] for c in classes) for row in (areas.intersection, areas.prediction, areas.label)
         )
         return cls(index, id, seconds, classes, intersection, prediction, label)
 
-    def areas(self, count: int) -> Areas:
-        """The areas over all ``count`` classes of the vocabulary."""
+    def areas(self, num_classes: int) -> Areas:
+        """The areas of all ``num_classes`` classes of the vocabulary."""
         rows = []
         for values in (self.intersection, self.prediction, self.label):
-            row = [0] * count
+            row = [0] * num_classes
             for index, value in zip(self.classes, values, strict=True):
                 row[index] = value
             rows.append(tuple(row))
@@ -59,25 +59,25 @@ class Record:
 
     @property
     def result(self) -> tuple[object, ...]:
-        """All that must be equal when the same image is evaluated again, that is, everything but the time."""
+        """Everything but the time: equal whenever the same image is evaluated again."""
         return (self.index, self.id, self.classes, self.intersection, self.prediction, self.label, self.skipped)
 
     def to_json(self) -> str:
-        """One line of JSON, without the newline, with a checksum of the rest."""
+        """One line of JSON without the newline, with a checksum of the other fields."""
         return _line({**self.__dict__, "checksum": _checksum(self.__dict__)})
 
     @classmethod
     def from_json(cls, line: str) -> "Record":
-        """Read what ``to_json`` wrote.
+        """Parse a line of ``to_json``.
 
         Raises:
-            ValueError: The line is not a record, or not as it was written.
+            ValueError: The line is not a record, or its checksum differs.
         """
         fields = json.loads(line)
         if not isinstance(fields, dict) or fields.keys() != {*cls.__dataclass_fields__, "checksum"}:
             raise ValueError("not a record")
         if fields.pop("checksum") != _checksum(fields):
-            raise ValueError("a damaged record")
+            raise ValueError("a corrupt record")
         values: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()
         }
@@ -85,7 +85,7 @@ class Record:
 
 
 def _line(fields: dict[str, Any]) -> str:
-    # ASCII, since a file name need not be UTF-8.
+    # ASCII, since file names need not be UTF-8.
     return json.dumps(fields, separators=(",", ":"))
 
 
@@ -94,10 +94,10 @@ def _checksum(fields: dict[str, Any]) -> str:
 
 
 class RecordWriter:
-    """Appends records to a file of its own; a written record outlives the process, a synced one the machine, too.
+    """Appends records to a file; a written record survives a killed process, a synced one also a power failure.
 
     Args:
-        path: A file that no other process writes.
+        path: A file that no other process writes to.
     """
 
     def __init__(self, path: Path) -> None:
@@ -105,14 +105,14 @@ class RecordWriter:
         self._stream = path.open("a", encoding="utf-8")
 
     def write(self, record: Record, sync: bool = True) -> None:
-        """Write one record and, unless told otherwise, wait until the disk has it."""
+        """Write one record; with ``sync``, wait until it is on disk."""
         self._stream.write(record.to_json() + "\n")
         self._stream.flush()
         if sync:
             self.sync()
 
     def sync(self) -> None:
-        """Wait until the disk has all records."""
+        """Wait until all records are on disk."""
         os.fsync(self._stream.fileno())
 
     def close(self) -> None:
@@ -121,7 +121,7 @@ class RecordWriter:
 
 
 def read_lines(path: Path) -> list[Record]:
-    """The whole records of a file; a last line cut short by a kill, or a damaged one, counts as not done."""
+    """The valid records of a file; truncated or corrupt lines are left out, so their images count as not done."""
     records = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
@@ -132,14 +132,14 @@ def read_lines(path: Path) -> list[Record]:
 
 
 def merge(groups: Iterable[Sequence[Record]]) -> list[Record]:
-    """All records, each image once, by index.
+    """All records, one per image, ordered by index.
 
     Raises:
-        RunError: One image has two results that differ.
+        RunError: An image has two different results.
     """
     merged: dict[int, Record] = {}
     for record in (record for group in groups for record in group):
-        known = merged.setdefault(record.index, record)
-        if known.result != record.result:
+        first = merged.setdefault(record.index, record)
+        if first.result != record.result:
             raise RunError(f"image '{record.id}' has two different results in the same run; start a new --run_dir")
     return [merged[index] for index in sorted(merged)]

@@ -1,4 +1,4 @@
-"""``results.json``: what a run found, in a versioned schema, and the table that a person reads."""
+"""``results.json``: a run's scores in a versioned schema, and as a table to print."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,36 +15,36 @@ from harness.system.errors import RunError
 SCHEMA = 1
 
 
-def total(records: Sequence[Record], classes: int) -> Areas:
-    """The areas of all records together."""
-    areas = Areas.zero(classes)
+def total_areas(records: Sequence[Record], num_classes: int) -> Areas:
+    """The sum of the areas of all records."""
+    areas = Areas.zero(num_classes)
     for record in records:
-        areas = areas + record.areas(classes)
+        areas = areas + record.areas(num_classes)
     return areas
 
 
 def check_complete(records: Sequence[Record], ids: Sequence[str]) -> None:
-    """A score is given only when every image is there exactly once.
+    """Check that every image has exactly one record.
 
     Raises:
         RunError: Images are missing, repeated or unknown; the message names the first.
     """
-    found = [(record.index, record.id) for record in records]
+    recorded = [(record.index, record.id) for record in records]
     expected = list(enumerate(ids))
-    if found != expected:
-        wrong = sorted(set(expected) ^ set(found)) or found
+    if recorded != expected:
+        wrong = sorted(set(expected) ^ set(recorded)) or recorded
         raise RunError(f"the records do not hold every image exactly once: see image {wrong[0][1]!r}")
 
 
-def scored(records: Sequence[Record], vocabulary: Vocabulary, protocol: Protocol) -> dict[str, Any]:
-    """The part of ``results.json`` that is a pure function of the records.
+def compute_scores(records: Sequence[Record], vocabulary: Vocabulary, protocol: Protocol) -> dict[str, Any]:
+    """The part of ``results.json`` that is computed from the records.
 
     Returns:
-        ``miou``, ``pixel_accuracy``, ``mean_accuracy`` (percent, unrounded, None when undefined), ``per_image_miou``
-        (likewise; another number than mIoU, see ``per_image_miou``), ``num_images`` (scored), ``skipped``,
-        ``per_class``, and ``seconds`` (of prediction and scoring, summed over images).
+        ``miou``, ``pixel_accuracy``, ``mean_accuracy`` and ``per_image_miou`` (percent, unrounded, None if undefined;
+        the last is not mIoU, see ``per_image_miou``), ``num_images`` (scored), ``skipped``, ``per_class``, and
+        ``seconds`` (of prediction and scoring, summed over images).
     """
-    areas = total(records, len(vocabulary))
+    areas = total_areas(records, len(vocabulary))
     scores = Scores.of(areas, protocol.absent_classes)
     columns = zip(
         vocabulary.names, scores.iou, scores.accuracy, areas.intersection, areas.prediction, areas.label, strict=True
@@ -67,8 +67,8 @@ def _percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
 
 
-def table(results: dict[str, Any]) -> Table:
-    """Per-class IoU and accuracy, and the summary, rounded for reading."""
+def results_table(results: dict[str, Any]) -> Table:
+    """IoU and accuracy per class and the overall scores, in percent with one decimal."""
     drawn = Table(title=f"{results['method']} on {results['data']} ({results['protocol']['name']})")
     drawn.add_column("class")
     drawn.add_column("IoU", justify="right")

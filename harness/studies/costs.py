@@ -110,10 +110,10 @@ def stages_of(reports: Sequence[StageReport], classes: int) -> tuple[dict[str, A
     """The rates of stages of which everything was made in this run, as JSON; wall seconds count for every rank."""
     found = []
     for report in reports:
-        if report.items and sum(report.made) == report.items:
-            per = "class" if report.items == classes else "once"
-            seconds = report.seconds * len(report.made) / report.items
-            found.append({"name": report.name, "seconds": seconds, "items": report.items, "per": per})
+        if report.num_items and sum(report.computed_per_rank) == report.num_items:
+            per = "class" if report.num_items == classes else "once"
+            seconds = report.seconds * len(report.computed_per_rank) / report.num_items
+            found.append({"name": report.name, "seconds": seconds, "items": report.num_items, "per": per})
     return tuple(found)
 
 

@@ -1,1 +1,1 @@
-"""Below everything: errors, atomic files, processes and ranks, plug-ins, provenance."""
+"""The lowest layer: errors, atomic files, processes and ranks, plug-ins, provenance."""

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: written beside their place, synced, then renamed."""
+"""Atomic writes: a temporary file in the target's directory is written, synced, then renamed."""
 
 import json
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write ``content`` to ``path`` so that no reader ever sees a part of it, also after a crash."""
+    """Write ``content`` to ``path`` atomically: readers see the old file or the new one, even after a crash."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
@@ -25,7 +25,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def sync(directory: Path) -> None:
-    """Wait until the disk has the names in ``directory``."""
+    """Flush the entries of ``directory`` to disk."""
     handle = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -39,5 +39,9 @@ def write_text(path: Path, content: str) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write indented JSON atomically; NaN and infinity are refused since JSON has neither."""
+    """Write indented JSON atomically.
+
+    Raises:
+        ValueError: ``value`` holds NaN or infinity, which JSON lacks.
+    """
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

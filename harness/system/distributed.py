@@ -1,4 +1,4 @@
-"""What ranks say to each other, as JSON bytes (never pickle), and how processes end."""
+"""Communication between ranks, as JSON bytes (never pickle), and the end of processes."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from harness.system.errors import OvsegError, RunError
 
 T = TypeVar("T")
 
-PIECE = 2**26  # bytes sent at once, so that a device needs no room for a whole bank
+CHUNK_BYTES = 2**26  # broadcast at once, so that a whole bank need not fit on a device
 
 
 def rank() -> int:
@@ -29,7 +29,7 @@ def world_size() -> int:
 
 
 def _device() -> torch.device:
-    """NCCL moves CUDA tensors only, gloo moves CPU tensors."""
+    """The device of tensors to send: NCCL needs CUDA tensors, gloo CPU tensors."""
     return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
 
 
@@ -50,17 +50,17 @@ def gather(value: Any) -> list[Any]:
     length = torch.tensor([content.numel()], device=device)
     lengths = [torch.zeros_like(length) for _ in range(world_size())]
     dist.all_gather(lengths, length)
-    sizes = [int(n.item()) for n in lengths]
-    # all_gather wants equal shapes: pad to the longest.
+    sizes = [int(length.item()) for length in lengths]
+    # all_gather needs equal shapes: pad to the longest.
     padded = torch.zeros(max(sizes), dtype=torch.uint8, device=device)
     padded[: content.numel()] = content
     contents = [torch.zeros_like(padded) for _ in sizes]
     dist.all_gather(contents, padded)
-    return [_decode(each[:size]) for each, size in zip(contents, sizes, strict=True)]
+    return [_decode(content[:size]) for content, size in zip(contents, sizes, strict=True)]
 
 
 def broadcast(value: Any) -> Any:
-    """Rank 0's JSON value on every rank; what other ranks pass is ignored."""
+    """Rank 0's JSON value on every rank; other ranks' values are ignored."""
     if world_size() == 1:
         return value
     device = _device()
@@ -74,55 +74,64 @@ def broadcast(value: Any) -> Any:
 
 
 def broadcast_bytes(content: bytes, source: int = 0) -> bytes:
-    """``content`` of rank ``source`` on every rank, sent in pieces; what other ranks pass is ignored."""
+    """``content`` of rank ``source`` on every rank, sent in chunks; other ranks' contents are ignored."""
     if world_size() == 1:
         return content
-    device, mine = _device(), rank() == source
-    length = torch.tensor([len(content) if mine else 0], device=device)
+    device, is_source = _device(), rank() == source
+    length = torch.tensor([len(content) if is_source else 0], device=device)
     dist.broadcast(length, source)
-    received = bytearray(content) if mine else bytearray(int(length.item()))
-    for start in range(0, len(received), PIECE):
-        view = torch.frombuffer(received, dtype=torch.uint8, offset=start, count=min(PIECE, len(received) - start))
-        piece = view.to(device)
-        dist.broadcast(piece, source)
-        if not mine and piece is not view:
-            view.copy_(piece)
+    received = bytearray(content) if is_source else bytearray(int(length.item()))
+    for start in range(0, len(received), CHUNK_BYTES):
+        count = min(CHUNK_BYTES, len(received) - start)
+        view = torch.frombuffer(received, dtype=torch.uint8, offset=start, count=count)
+        chunk = view.to(device)
+        dist.broadcast(chunk, source)
+        if not is_source and chunk is not view:
+            view.copy_(chunk)
     return bytes(received)
 
 
-def together(act: Callable[[], T] | None) -> T | None:
-    """Let some ranks act; if one fails, all raise its error, so that none waits for another.
+def run_and_sync_errors(action: Callable[[], T] | None) -> T | None:
+    """Run ``action`` on the ranks that pass one; if it fails on any rank, raise its error on all ranks.
+
+    Called by all ranks, so that none waits in a collective for a rank that failed.
+
+    Returns:
+        The action's value; None on ranks that pass no action.
 
     Raises:
-        RunError: What the first rank that failed could not do.
+        RunError: The message of the lowest rank that failed with an ``OvsegError``.
     """
     value, message = None, None
     try:
-        value = act() if act is not None else None
+        value = action() if action is not None else None
     except OvsegError as error:
         message = str(error)
-    failed = [text for text in gather(message) if text is not None]
-    if failed:
-        raise RunError(failed[0])
+    messages = [text for text in gather(message) if text is not None]
+    if messages:
+        raise RunError(messages[0])
     return value
 
 
-def speaks() -> bool:
-    """Whether this process should print: the launcher's own, or the first rank, so that a sentence comes once."""
+def is_main_process() -> bool:
+    """Whether this is rank 0 or no rank at all: the process that prints. Needs no process group."""
     return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
 
 
-def leave() -> None:
-    """Leave the process group, if there is one: without it about one gloo launch in five aborts at exit."""
+def leave_process_group() -> None:
+    """Destroy the process group, if there is one: without this about one gloo launch in five aborts at exit."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 
 
-def end_with_parent(interval: float = 0.5) -> None:
-    """End this process when the process that launched it dies, so that a killed run leaves no rank behind.
+def exit_with_parent(interval: float = 0.5) -> None:
+    """Exit when the process that launched this one dies, so that a killed run leaves no rank behind.
 
-    A rank whose launcher was killed with SIGKILL would otherwise go on, and keep writing records, until it waits in a
-    collective that nobody joins.
+    A rank whose launcher was killed with SIGKILL would otherwise keep running and writing records until it blocks in
+    a collective that nobody joins.
+
+    Args:
+        interval: Seconds between two checks.
     """
     parent = os.getppid()
 
@@ -131,4 +140,4 @@ def end_with_parent(interval: float = 0.5) -> None:
             time.sleep(interval)
         os._exit(1)
 
-    threading.Thread(target=watch, daemon=True, name="end-with-parent").start()
+    threading.Thread(target=watch, daemon=True, name="exit-with-parent").start()

@@ -1,11 +1,11 @@
-"""Errors a user can mend: each says what is wrong, where, and what to do, in one sentence."""
+"""Errors that a user can fix: each says in one sentence what is wrong, where, and what to do."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class OvsegError(Exception):
-    """Base of all errors shown to a user as one sentence, without a traceback (exit code 2)."""
+    """Base of all errors that are shown to a user as one sentence, without a traceback (exit code 2)."""
 
 
 class ConfigurationError(OvsegError):
@@ -13,7 +13,7 @@ class ConfigurationError(OvsegError):
 
 
 class DataError(OvsegError):
-    """A picture, label map or list of a data set is missing, damaged or inconsistent."""
+    """An image, label map or list of a data set is missing, corrupt or inconsistent."""
 
 
 class ModelError(OvsegError):
@@ -21,14 +21,14 @@ class ModelError(OvsegError):
 
 
 class StoreError(OvsegError):
-    """The artifact store cannot be written, or an entry of it is missing or damaged."""
+    """The artifact store cannot be written, or one of its entries is missing or corrupt."""
 
 
 class RunError(OvsegError):
-    """A run directory is held by another process, belongs to another evaluation, or is damaged."""
+    """A run directory is locked by another process, belongs to another evaluation, or is corrupt."""
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """``" (did you mean 'x'?)"`` for the closest of ``known``, or an empty string."""
-    close = difflib.get_close_matches(word, list(known), n=1)
+def did_you_mean(word: str, candidates: Iterable[str]) -> str:
+    """``" (did you mean 'x'?)"`` for the closest of ``candidates``; an empty string if none is close."""
+    close = difflib.get_close_matches(word, list(candidates), n=1)
     return f" (did you mean '{close[0]}'?)" if close else ""

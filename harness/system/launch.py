@@ -1,4 +1,4 @@
-"""torchrun, which also exits as its ranks do: 2 for what a user can mend stays 2, without torchrun's own report.
+"""torchrun with its ranks' exit code and without its failure report: exit code 2 (a user's error) stays 2.
 
 ``launch.sh`` calls it with torchrun's arguments.
 """
@@ -12,8 +12,15 @@ from torch.distributed.run import parse_args, run
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Launch ranks and wait for them; returns the exit code of the one that failed first, 128 + n after signal n."""
-    # Ranks say themselves what went wrong.
+    """Launch ranks and wait for them.
+
+    Args:
+        arguments: torchrun's arguments; None takes the command line.
+
+    Returns:
+        The exit code of the rank that failed first (128 + n after signal n), or 0.
+    """
+    # The ranks print their own errors.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     try:
         run(parse_args(sys.argv[1:] if arguments is None else arguments))

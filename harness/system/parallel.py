@@ -1,4 +1,4 @@
-"""A function over many items, on several processes, with a progress bar where a person is watching."""
+"""A parallel map over processes, with a progress bar on a terminal."""
 
 import multiprocessing
 import os
@@ -17,73 +17,74 @@ from harness.system.errors import ConfigurationError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-MOST_WORKERS = 16
-# Starting a process costs about as much as so many pictures.
-FEW_ITEMS = 64
-CHUNK = 8
+MAX_WORKERS = 16
+# Starting a process costs about as much as this many images.
+MIN_PARALLEL_ITEMS = 64
+CHUNK_SIZE = 8
 
 
-def worker_count(asked: int | None) -> int:
-    """How many processes to use: as many as asked for, or one per core that this process may use, at most 16.
+def resolve_num_workers(requested: int | None) -> int:
+    """The number of processes: ``requested``, or if None one per core available to this process, at most 16.
 
     Raises:
-        ConfigurationError: Less than one was asked for.
+        ConfigurationError: ``requested`` is less than 1.
     """
-    if asked is not None and asked < 1:
-        raise ConfigurationError(f"--workers must be at least 1, not {asked}")
-    # Only Linux knows which cores a process may use.
+    if requested is not None and requested < 1:
+        raise ConfigurationError(f"--workers must be at least 1, not {requested}")
+    # Only Linux has the cores available to a process.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return asked or min(cores, MOST_WORKERS)
+    return requested or min(cores, MAX_WORKERS)
 
 
-def each(
+def parallel_map(
     function: Callable[[Item], Result], items: Sequence[Item], workers: int, title: str, preload: str
 ) -> Iterator[Result]:
-    """Results in the order of the items; with one worker or few items, in this process.
+    """Yield ``function(item)`` for every item, in order; with one worker or few items, in this process.
 
     Args:
-        function: Can be pickled, as can items and results.
-        items: Its arguments.
-        workers: Processes.
-        title: Stands before the bar.
-        preload: A module that the processes need, imported once for all of them.
+        function: Applied to every item; it, the items and the results must be picklable.
+        items: The function's arguments.
+        workers: Number of processes.
+        title: Label of the progress bar.
+        preload: Name of a module that the worker processes need; imported once for all of them.
     """
-    with _bar(title, len(items)) as advance:
-        if workers == 1 or len(items) < FEW_ITEMS:
+    with _progress_bar(title, len(items)) as advance:
+        if workers == 1 or len(items) < MIN_PARALLEL_ITEMS:
             for item in items:
                 yield function(item)
                 advance()
             return
-        # Not forked from this process: torch's threads would not survive in the child.
+        # Not forked from this process: torch's threads do not survive a fork.
         context: Any = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([preload])
-        pool = ProcessPoolExecutor(min(workers, len(items)), mp_context=context, initializer=_attend)
+        pool = ProcessPoolExecutor(min(workers, len(items)), mp_context=context, initializer=_initialize_worker)
         try:
-            for result in pool.map(function, items, chunksize=CHUNK):
+            for result in pool.map(function, items, chunksize=CHUNK_SIZE):
                 yield result
                 advance()
         finally:
-            # Also after Ctrl-C: what was not begun is left for the next time.
+            # Also after Ctrl-C: pending items are left for the next run.
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _attend() -> None:
-    """What each process does first: leave Ctrl-C to the first process, and end with it, even when it is killed."""
-    # Ctrl-C reaches all processes of a terminal; only the first one has something to say about it.
+def _initialize_worker() -> None:
+    """Ignore Ctrl-C in a worker, and exit with the main process even if that is killed."""
+    # Ctrl-C reaches all processes of a terminal; the main process handles it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    first = multiprocessing.parent_process()
+    main_process = multiprocessing.parent_process()
 
     def watch() -> None:
-        if first is not None:
-            first.join()
+        if main_process is not None:
+            main_process.join()
             os._exit(1)
 
-    # Waiting for work, it would not notice: its siblings hold the other end of the queue, too.
-    threading.Thread(target=watch, daemon=True, name="end-with-parent").start()
+    # A worker that waits for items would not notice: its siblings keep the queue's other end open.
+    threading.Thread(target=watch, daemon=True, name="exit-with-parent").start()
 
 
 @contextmanager
-def _bar(title: str, count: int) -> Iterator[Callable[[], None]]:
+def _progress_bar(title: str, count: int) -> Iterator[Callable[[], None]]:
+    """Yield the function that advances the bar by one item; without a terminal it does nothing."""
     if not sys.stderr.isatty() or not count:
         yield lambda: None
         return

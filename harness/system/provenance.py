@@ -1,4 +1,4 @@
-"""Where a number comes from: package versions, the commit of the code, and the hash of every model's weights."""
+"""Provenance of results: package versions, the code's commit, and hashes of weights."""
 
 import hashlib
 import platform
@@ -30,19 +30,19 @@ PACKAGES = (
 
 @cache
 def versions() -> dict[str, str]:
-    """Installed version of Python and of every package that can change a number; missing ones are left out."""
-    found = {"python": platform.python_version()}
+    """Installed version of Python and of every package that can change a result; missing packages are left out."""
+    installed = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = metadata.version(package)
+            installed[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 @cache
 def commit() -> str | None:
-    """The commit of the code that runs, with ``-dirty`` when files differ from it; None outside a git checkout."""
+    """The commit of the running code, with ``-dirty`` if tracked files differ from it; None outside a git checkout."""
     folder = Path(__file__).resolve().parent
 
     def git(*arguments: str) -> str:
@@ -50,7 +50,7 @@ def commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
 
     try:
-        # An installed copy may lie inside somebody else's repository: only a checkout that tracks this file counts.
+        # An installed copy may lie inside another repository: only a checkout that tracks this file counts.
         git("ls-files", "--error-unmatch", Path(__file__).name)
         revision = git("rev-parse", "HEAD")
         return revision + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")

@@ -180,10 +180,10 @@ def stored_caption(captioner: Captioner, image: Tensor, store: ArtifactStore, ti
     digest = hashlib.sha256(repr(tuple(image.shape)).encode() + image.cpu().numpy().tobytes()).hexdigest()
     spec = {"kind": "caption", "captioner": captioner.identity(), "image": digest}
     item = WorkItem(spec, f"caption of {title}")
-    if not store.mend(item.key, item.title):
+    if not store.ensure_valid(item.key, item.title):
         with store.lock(item.key, wait=True):
             # Another process may have been first.
-            if not store.mend_held(item.key, item.title):
+            if not store.ensure_valid_locked(item.key, item.title):
                 began = time.perf_counter()
                 letters = torch.tensor(list(captioner.caption(image).encode()), dtype=torch.uint8)
                 store.put(item, {"utf8": letters}, time.perf_counter() - began)

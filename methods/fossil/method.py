@@ -182,7 +182,7 @@ class FOSSIL(SegmentationMethod):
         return Retrieval(self._texts, self.clip, self.index, self.num_references)
 
     def _concepts(self) -> list[str]:
-        return list(self.vocabulary.spoken(self.prompt_names).values())
+        return list(self.vocabulary.prompt_names(self.prompt_names).values())
 
     # Section 3.5: inference.
 

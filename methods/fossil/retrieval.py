@@ -71,7 +71,7 @@ class Retrieval:
         Raises:
             DataError: The collection is empty.
         """
-        missing = [word for word in dict.fromkeys(words) if not store.mend(self.item(word).key, word)]
+        missing = [word for word in dict.fromkeys(words) if not store.ensure_valid(self.item(word).key, word)]
         if missing:
             began = time.perf_counter()
             found = self._search(missing, store)

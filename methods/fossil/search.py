@@ -146,7 +146,7 @@ class HNSWIndex(Index):
         graph = {"links": self.links, "construction": self.construction, "threads": self.threads}
         item = WorkItem({"kind": "hnsw_index", "vectors": vectors.fingerprint, **graph}, "HNSW index")
         with vectors.store.lock(item.key, wait=True):
-            if not vectors.store.mend_held(item.key, item.title):
+            if not vectors.store.ensure_valid_locked(item.key, item.title):
                 began = time.perf_counter()
                 index = self._build(vectors)
                 if index is None:

@@ -83,7 +83,7 @@ class ImageStage(Stage):
         """One per shard."""
         return [self.item(number) for number in range(len(self.collection.shards().fingerprints))]
 
-    def make(self, item: WorkItem, store: ArtifactStore) -> dict[str, Tensor]:
+    def compute(self, item: WorkItem, store: ArtifactStore) -> dict[str, Tensor]:
         """``images``, ``maps``, ``places`` and ``provenance``, as in ``Generated``."""
         made = self.generate(self.collection.shards().number(item.spec["captions"]))
         packed = {"images": made.images, "maps": made.maps, "places": made.places}
@@ -171,7 +171,7 @@ class ReferenceStage(Stage):
         """One per shard."""
         return [self.item(number) for number in range(len(self.image_stage.collection.shards().fingerprints))]
 
-    def make(self, item: WorkItem, store: ArtifactStore) -> dict[str, Tensor]:
+    def compute(self, item: WorkItem, store: ArtifactStore) -> dict[str, Tensor]:
         """Of the R nouns whose masks are neither empty nor full: the embeddings and where they come from.
 
         Returns:
@@ -251,7 +251,7 @@ class TextStage(Stage):
             self.item(number) for number in range(len(self.references.image_stage.collection.shards().fingerprints))
         ]
 
-    def make(self, item: WorkItem, store: ArtifactStore) -> dict[str, Tensor]:
+    def compute(self, item: WorkItem, store: ArtifactStore) -> dict[str, Tensor]:
         """``text`` [R, D] float16, of unit length, in the order of the shard's references."""
         collection = self.references.image_stage.collection
         number = collection.shards().number(item.spec["captions"])

@@ -160,7 +160,7 @@ class OVDiff(SegmentationMethod):
         return [support, masks, *prototypes.values()]
 
     def _stages(self) -> tuple[SupportStage, MaskStage, dict[str, PrototypeStage]]:
-        words = self.vocabulary.spoken(self.prompt_names)
+        words = self.vocabulary.prompt_names(self.prompt_names)
         support = SupportStage(self.generator, self.attribution, words, self.prompt, self.num_generated, self.seed)
         masks = MaskStage(support, self.support_size, self.segmenter, self.release_rules)
         prototypes = {
@@ -227,7 +227,7 @@ class OVDiff(SegmentationMethod):
         self._filtered = [n for n, name in enumerate(names) if self.prefilter_stuff or name not in self._stuff()]
         self._filter: CategoryFilter | None = None
         if self.clip is not None and self._filtered:
-            words = self.vocabulary.spoken(self.prompt_names)
+            words = self.vocabulary.prompt_names(self.prompt_names)
             asked = [words[names[n]] for n in self._filtered]
             self._filter = CategoryFilter(
                 self.clip, asked, self.max_categories, scale=self.prefilter_scale, multi_label=self.multi_label

@@ -72,7 +72,7 @@ class SupportStage(Stage):
         """One per class."""
         return [self.item(name) for name in self.words]
 
-    def make(self, item: WorkItem, store: ArtifactStore) -> dict[str, Tensor]:
+    def compute(self, item: WorkItem, store: ArtifactStore) -> dict[str, Tensor]:
         """``images`` [N, 3, H, W] uint8 and ``maps`` [N, h, w] float16, the raw attribution."""
         seeds = [self.seed * SEEDS_APART + n for n in range(self.images)]
         prompts = [item.spec["prompt"]] * self.images
@@ -120,7 +120,7 @@ class MaskStage(Stage):
         """One per class."""
         return [self.item(name) for name in self.support.words]
 
-    def make(self, item: WorkItem, store: ArtifactStore) -> dict[str, Tensor]:
+    def compute(self, item: WorkItem, store: ArtifactStore) -> dict[str, Tensor]:
         """``foreground`` and ``background`` [N, h, w] bool, at the images' size with Γ and at the maps' without."""
         entry = store.load(item.spec["support"])
         maps = min_max(entry["maps"][: self.images].float())
@@ -182,7 +182,7 @@ class PrototypeStage(Stage):
         """One per class."""
         return [self.item(name) for name in self.masks.support.words]
 
-    def make(self, item: WorkItem, store: ArtifactStore) -> dict[str, Tensor]:
+    def compute(self, item: WorkItem, store: ArtifactStore) -> dict[str, Tensor]:
         """What ``prototypes`` gives, under ``foreground.`` and ``background.``."""
         masks = store.load(item.spec["masks"])
         images = store.load(self.masks.support.item(item.title).key)["images"][: self.masks.images]

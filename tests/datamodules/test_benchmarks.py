@@ -16,7 +16,7 @@ from mmseg.datasets.transforms import LoadAnnotations
 
 import datamodules
 from harness import ConfigurationError, DataError, Protocol, SegmentationData, evaluate
-from harness.data.benchmark import REDUCED, Benchmark
+from harness.data.benchmark import REDUCE_ZERO_LABEL, Benchmark
 from harness.data.preparation import prepare
 from methods import ClipDIY
 from methods.backbones import HubViT, OpenCLIP
@@ -52,25 +52,25 @@ def benchmark(name: str) -> type[Benchmark]:
 
 @pytest.fixture(scope="module")
 def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A folder of data sets per benchmark, prepared where it needs to be."""
-    made = {}
+    """A folder of data sets per benchmark, prepared if needed."""
+    data_roots = {}
     for name, tree in TREES.items():
         root = tmp_path_factory.mktemp(name)
         tree(root)
-        done = prepare(benchmark(name).jobs(benchmark(name).folder(root)), 1, name)
+        done = prepare(benchmark(name).jobs(benchmark(name).find_folder(root)), 1, name)
         assert done.errors == []
-        made[name] = root
-    return made
+        data_roots[name] = root
+    return data_roots
 
 
 def mmseg_labels(name: str, root: Path) -> dict[str, np.ndarray]:
-    """The label map of every picture as mmsegmentation reads it, in its order."""
+    """The label map of every image as mmsegmentation reads it, in its order."""
     ours = benchmark(name)
     theirs, settings = MMSEG[name]
     if ours.layout.ids is not None:
         settings = settings | {"ann_file": ours.layout.ids}
     data = getattr(mmseg.datasets, theirs)(
-        data_root=str(ours.folder(root)),
+        data_root=str(ours.find_folder(root)),
         data_prefix={"img_path": ours.layout.images, "seg_map_path": ours.layout.labels},
         img_suffix=ours.layout.image_suffix,
         seg_map_suffix=ours.layout.label_suffix,
@@ -81,21 +81,21 @@ def mmseg_labels(name: str, root: Path) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("name", TREES)
-def test_pictures_and_labels_are_those_of_mmsegmentation(name: str, roots: dict[str, Path]) -> None:
+def test_images_and_labels_are_those_of_mmsegmentation(name: str, roots: dict[str, Path]) -> None:
     data = benchmark(name)(str(roots[name]))
     expected = mmseg_labels(name, roots[name])
     assert [str(data.image_path(index)) for index in range(len(data.ids))] == list(expected)
     for index, theirs in enumerate(expected.values()):
-        picture = data.read(index)
-        assert picture.labels.dtype == np.uint8
-        assert np.array_equal(picture.labels, theirs)
-        assert picture.image.shape == (*theirs.shape, 3)
+        labeled = data.read(index)
+        assert labeled.labels.dtype == np.uint8
+        assert np.array_equal(labeled.labels, theirs)
+        assert labeled.image.shape == (*theirs.shape, 3)
         assert np.all((theirs < SIZES[name]) | (theirs == 255))
 
 
 @pytest.mark.parametrize("name", TREES)
 def test_names_and_palette_are_those_of_mmsegmentation(name: str) -> None:
-    vocabulary = benchmark(name).named()
+    vocabulary = benchmark(name).default_vocabulary()
     assert len(vocabulary) == SIZES[name]
     assert vocabulary.background == (name in WITH_BACKGROUND)
     theirs = MMSEG[name][0]
@@ -108,15 +108,15 @@ def test_names_and_palette_are_those_of_mmsegmentation(name: str) -> None:
 
 
 def test_coco_object_has_the_things_of_coco_stuff() -> None:
-    stuff, objects = benchmark("COCOStuff").named(), benchmark("COCOObject").named()
+    stuff, objects = benchmark("COCOStuff").default_vocabulary(), benchmark("COCOObject").default_vocabulary()
     assert objects.names == ("background", *stuff.names[:80])
     assert objects.palette[1:] == stuff.palette[:80]
-    assert benchmark("COCOObjectTCL").named() == objects
+    assert benchmark("COCOObjectTCL").default_vocabulary() == objects
 
 
-def test_the_stray_space_of_ade_is_there_and_gone() -> None:
+def test_the_trailing_space_in_a_name_of_ade_is_stripped() -> None:
     assert "bed " in mmseg.datasets.ADE20KDataset.METAINFO["classes"]
-    names = benchmark("ADE20K").named().names
+    names = benchmark("ADE20K").default_vocabulary().names
     assert "bed" in names
     assert all(label == label.strip() for label in names)
 
@@ -126,11 +126,11 @@ def models() -> tuple[OpenCLIP, Found]:
     """Miniature's CLIP and FOUND, loaded once."""
     weights = REPOSITORY / "miniature" / "weights"
     clip = OpenCLIP(f"local-dir:{weights / 'clip'}")
-    found = Found(HubViT(str(weights / "dino")), str(weights / "found" / "found.safetensors"))
-    for model in (clip, found):
+    saliency = Found(HubViT(str(weights / "dino")), str(weights / "found" / "found.safetensors"))
+    for model in (clip, saliency):
         model.load()
         model.load = lambda: None
-    return clip, found
+    return clip, saliency
 
 
 @pytest.mark.parametrize("name", TREES)
@@ -143,7 +143,7 @@ def test_clip_diy_runs_on_it(name: str, roots: dict[str, Path], models: tuple[Op
     expected = mmseg_labels(name, roots[name])
     assert (results["status"], results["num_images"], results["skipped"]) == ("complete", len(expected), 0)
     assert results["data"] == benchmark(name).name
-    assert [row["name"] for row in results["per_class"]] == list(benchmark(name).named().names)
+    assert [row["name"] for row in results["per_class"]] == list(benchmark(name).default_vocabulary().names)
     areas = sum(np.bincount(labels.ravel(), minlength=256) for labels in expected.values())
     assert [row["label"] for row in results["per_class"]] == areas[: SIZES[name]].tolist()
     assert sum(row["prediction"] for row in results["per_class"]) == areas[: SIZES[name]].sum()
@@ -166,7 +166,7 @@ def test_every_benchmark_has_a_configuration_that_finds_it(
 
 def test_reduced_labels_are_mmsegmentations_for_every_value() -> None:
     values = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    assert np.array_equal(REDUCED[values], reduced_by_mmsegmentation(values))
+    assert np.array_equal(REDUCE_ZERO_LABEL[values], reduced_by_mmsegmentation(values))
 
 
 def reduced_by_mmsegmentation(values: np.ndarray) -> np.ndarray:
@@ -178,11 +178,11 @@ def reduced_by_mmsegmentation(values: np.ndarray) -> np.ndarray:
     return results["gt_seg_map"]
 
 
-def test_the_root_may_be_given_at_every_level(roots: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_root_may_be_any_level(roots: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     data = benchmark("VOC21")
-    whole, folder = roots["VOC21"], roots["VOC21"] / "VOCdevkit" / "VOC2012"
-    assert {data(str(root)).root for root in (whole, folder.parent, folder)} == {folder}
-    monkeypatch.setenv("OVSEG_DATA", str(whole))
+    base, folder = roots["VOC21"], roots["VOC21"] / "VOCdevkit" / "VOC2012"
+    assert {data(str(root)).root for root in (base, folder.parent, folder)} == {folder}
+    monkeypatch.setenv("OVSEG_DATA", str(base))
     assert data().root == folder
     assert data(str(roots["VOC20"])).root == roots["VOC20"] / "VOCdevkit" / "VOC2012"
 
@@ -206,13 +206,13 @@ def test_the_fingerprint_follows_names_and_files(tmp_path: Path) -> None:
 
 MISSING = {
     "root": ("VOC21", ".", r"voc21: the folder .* is missing \(root or OVSEG_DATA\)"),
-    "pictures": ("VOC21", "VOCdevkit/VOC2012/JPEGImages", r"VOC2012/JPEGImages is missing: it is in .*voc2012/VOCtr"),
+    "images": ("VOC21", "VOCdevkit/VOC2012/JPEGImages", r"VOC2012/JPEGImages is missing: it is in .*voc2012/VOCtr"),
     "list": ("VOC21", "VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt", r"val.txt is missing: it is in VOCtrainval"),
     "label map": (
         "VOC21", "VOCdevkit/VOC2012/SegmentationClass/2007_000033.png", r"000033.png is missing: it is in VOCtrain"
     ),
-    "picture": (
-        "VOC21", "VOCdevkit/VOC2012/JPEGImages/2007_000033.jpg", r"picture .*33.jpg is missing: it is in VOCtrainval"
+    "image": (
+        "VOC21", "VOCdevkit/VOC2012/JPEGImages/2007_000033.jpg", r"image .*33.jpg is missing: it is in VOCtrainval"
     ),
     "prepared labels": (
         "COCOStuff",
@@ -231,7 +231,7 @@ MISSING = {
 
 
 @pytest.mark.parametrize("case", MISSING)
-def test_what_is_missing_is_named_with_where_it_is_published(case: str, roots: dict[str, Path], tmp_path: Path) -> None:
+def test_missing_files_are_named_with_their_source(case: str, roots: dict[str, Path], tmp_path: Path) -> None:
     name, path, message = MISSING[case]
     root = tmp_path / "data"
     shutil.copytree(roots[name], root)
@@ -241,7 +241,7 @@ def test_what_is_missing_is_named_with_where_it_is_published(case: str, roots: d
         benchmark(name)(str(root)).read(0)
 
 
-def test_no_root_at_all_is_said_with_what_to_download(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_root_is_an_error_that_names_the_download(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OVSEG_DATA", raising=False)
     with pytest.raises(DataError, match=r"no root is given and OVSEG_DATA is not set; it needs ADEChallengeData2016"):
         benchmark("ADE20K")()
@@ -249,32 +249,32 @@ def test_no_root_at_all_is_said_with_what_to_download(monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("", "there are no pictures"), ("a\na\n", "'a' more than once"), ("../secret\n", "no file below")],
+    [("", "there are no images"), ("a\na\n", "'a' more than once"), ("../secret\n", "no file below")],
 )
-def test_a_wrong_list_is_said(text: str, message: str, tmp_path: Path) -> None:
+def test_an_invalid_list_is_an_error(text: str, message: str, tmp_path: Path) -> None:
     voc(tmp_path)
     (tmp_path / "VOCdevkit" / "VOC2012" / "ImageSets" / "Segmentation" / "val.txt").write_text(text)
     with pytest.raises(DataError, match=message):
         benchmark("VOC21")(str(tmp_path))
 
 
-def test_names_of_the_releases() -> None:
+def test_class_names_of_the_releases() -> None:
     data = benchmark("VOC21")
-    names = data.named().names
-    assert data.vocabulary_for("mmseg") == data.named()
+    names = data.default_vocabulary().names
+    assert data.vocabulary_for("mmseg") == data.default_vocabulary()
     theirs = data.vocabulary_for("clip_diy")
     assert dict(zip(names, theirs.names, strict=True))["tvmonitor"] == "tv/monitor"
-    assert theirs.palette == data.named().palette
+    assert theirs.palette == data.default_vocabulary().palette
     assert "airplane" in benchmark("VOC20").vocabulary_for("ovdiff").names
     ade = benchmark("ADE20K").vocabulary_for("ovdiff")
-    assert ade.names[benchmark("ADE20K").named().names.index("tank")] == "liquid tank"
+    assert ade.names[benchmark("ADE20K").default_vocabulary().names.index("tank")] == "liquid tank"
     with pytest.raises(ConfigurationError, match=r"not of 'clip_dyi' \(did you mean 'clip_diy'\?\)"):
         data.vocabulary_for("clip_dyi")
     with pytest.raises(ConfigurationError, match="cityscapes has class names of mmseg, not of 'ovdiff'"):
         benchmark("Cityscapes").vocabulary_for("ovdiff")
 
 
-def test_hidden_files_are_no_pictures(roots: dict[str, Path], tmp_path: Path) -> None:
+def test_hidden_files_are_skipped(roots: dict[str, Path], tmp_path: Path) -> None:
     shutil.copytree(roots["ADE20K"], tmp_path / "data")
     folder = tmp_path / "data" / "ade" / "ADEChallengeData2016" / "images" / "validation"
     (folder / "._ADE_val_00000001.jpg").write_bytes(b"a Mac's")

@@ -1,4 +1,4 @@
-"""A folder of one's own pictures: what labelling tools write is read, and what is wrong is said by file name."""
+"""A folder of the user's images: files of labelling tools are read, and errors name the file."""
 
 import os
 import shutil
@@ -49,15 +49,15 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def test_pictures_and_masks_in_folders_of_their_own(root: Path) -> None:
+def test_images_and_masks_in_subfolders(root: Path) -> None:
     data = Folder(str(root))
     assert data.ids == ["a.png", "b.jpg", "c.JPEG"]
     assert data.vocabulary.names == ("background", "corgi", "park bench")
     assert data.vocabulary.background
     for index in (0, 1):
-        picture = data.read(index)
-        assert picture.image.shape == (3, 4, 3)
-        assert np.array_equal(picture.labels, LABELS)
+        labeled = data.read(index)
+        assert labeled.image.shape == (3, 4, 3)
+        assert np.array_equal(labeled.labels, LABELS)
     assert data.read(2).labels is None
 
 
@@ -66,7 +66,7 @@ def test_masks_beside_photographs(tmp_path: Path) -> None:
     photograph(tmp_path / "b.webp")
     photograph(tmp_path / "alone.png")
     Image.fromarray(LABELS).save(tmp_path / "a.png")
-    (tmp_path / "notes.md").write_text("not a picture")
+    (tmp_path / "notes.md").write_text("not an image")
     (tmp_path / "names.txt").write_text("corgi\nbench\nsky")
     data = Folder(str(tmp_path), class_list="names.txt")
     assert data.ids == ["a.jpg", "alone.png", "b.webp"]
@@ -101,9 +101,7 @@ def test_a_mask_of_one_bit(root: Path) -> None:
         ("hübscher Hund\n犬", ("hübscher Hund", "犬"), False),
     ],
 )
-def test_lists_of_names_as_tools_write_them(
-    text: str, names: tuple[str, ...], background: bool, tmp_path: Path
-) -> None:
+def test_lists_of_names_of_labelling_tools(text: str, names: tuple[str, ...], background: bool, tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_text(text, encoding="utf-8", newline="")
     vocabulary = read_classes(tmp_path / "classes.txt")
     assert (vocabulary.names, vocabulary.background) == (names, background)
@@ -116,10 +114,10 @@ def test_lists_of_names_as_tools_write_them(
         (b"a\n\nb\n", ConfigurationError, "no empty class name"),
         (b"a\nb\na\n", ConfigurationError, "'a' more than once"),
         (b"\xff\xfe\x00", DataError, "classes.txt cannot be read"),
-        (None, DataError, "classes.txt is missing: one name a line"),
+        (None, DataError, "classes.txt is missing: one name per line"),
     ],
 )
-def test_a_wrong_list_of_names_is_said(
+def test_an_invalid_list_of_names_is_an_error(
     content: bytes | None, error: type[Exception], message: str, tmp_path: Path
 ) -> None:
     if content is not None:
@@ -128,29 +126,29 @@ def test_a_wrong_list_of_names_is_said(
         read_classes(tmp_path / "classes.txt")
 
 
-def test_what_is_missing_is_named(root: Path, tmp_path: Path) -> None:
+def test_missing_files_are_named(root: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"the folder .*nowhere is missing \(--data\.root\)"):
         Folder(str(tmp_path / "nowhere"))
     shutil.rmtree(root / "images")
     (root / "images").mkdir()
-    with pytest.raises(DataError, match=r"no pictures .* in .*images"):
+    with pytest.raises(DataError, match=r"no images .* in .*images"):
         Folder(str(root))
 
 
-def test_one_mask_cannot_belong_to_two_pictures(root: Path) -> None:
+def test_one_mask_cannot_belong_to_two_images(root: Path) -> None:
     photograph(root / "images" / "b.png")
     with pytest.raises(DataError, match=r"b\.jpg and b\.png have the same stem"):
         Folder(str(root))
 
 
-def test_photographs_are_turned_as_people_see_them(root: Path) -> None:
+def test_exif_orientation_is_applied(root: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # a quarter turn
     photograph(root / "images" / "a.png", 4, 3, exif=exif)
     assert Folder(str(root)).read(0).image.shape == (3, 4, 3)
 
 
-def test_grey_and_transparent_pictures_become_rgb(root: Path) -> None:
+def test_grey_and_transparent_images_become_rgb(root: Path) -> None:
     for mode in ("L", "RGBA", "P", "CMYK"):
         path = root / "images" / ("a.tif" if mode == "CMYK" else "a.png")
         for old in (root / "images").glob("a.*"):
@@ -161,22 +159,22 @@ def test_grey_and_transparent_pictures_become_rgb(root: Path) -> None:
 
 
 WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
-    "no picture": (lambda root: (root / "images" / "a.png").write_text("x"), "a.png is damaged or no picture"),
-    "half a picture": (
+    "not an image": (lambda root: (root / "images" / "a.png").write_text("x"), "a.png is damaged or not an image"),
+    "half an image": (
         lambda root: (root / "images" / "a.png").write_bytes(
             photograph(root / "images" / "a.png", 80, 80).read_bytes()[:5000]
         ),
-        "a.png is damaged or no picture",
+        "a.png is damaged or not an image",
     ),
-    "an empty mask": (lambda root: (root / "masks" / "a.png").write_text(""), "masks/a.png is damaged or no picture"),
-    "a mask in colour": (lambda root: photograph(root / "masks" / "a.png"), "masks/a.png is a RGB picture, not an"),
+    "an empty mask": (lambda root: (root / "masks" / "a.png").write_text(""), "masks/a.png is damaged or not an image"),
+    "a mask in colour": (lambda root: photograph(root / "masks" / "a.png"), "masks/a.png is a RGB image, not an"),
     "labels over 255": (
         lambda root: Image.fromarray((LABELS == 2) * np.uint16(300)).save(root / "masks" / "a.png"),
         "masks/a.png holds label 300, but labels end at 255",
     ),
     "a mask of another size": (
         lambda root: Image.fromarray(LABELS.T.copy()).save(root / "masks" / "a.png"),
-        "'a.png': the label map is 3x4 pixels, its picture 4x3",
+        "'a.png': the label map is 3x4 pixels, its image 4x3",
     ),
     "a label outside": (
         lambda root: Image.fromarray(LABELS + (LABELS == 2) * np.uint8(7)).save(root / "masks" / "a.png"),
@@ -187,19 +185,29 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_what_is_wrong_with_a_file_is_one_sentence_that_names_it(
+def test_an_invalid_file_is_one_sentence_that_names_it(
     case: str, root: Path, ovseg: Callable[..., Outcome], tmp_path: Path
 ) -> None:
     damage, message = WRONG[case]
     (root / "images" / "c.JPEG").unlink()
     damage(root)
-    given = ["evaluate", "--config", SQUARES, "--data", "folder", "--data.root", root, "--run_dir", tmp_path / "run"]
-    outcome = ovseg(*given)
+    arguments = [
+        "evaluate",
+        "--config",
+        SQUARES,
+        "--data",
+        "folder",
+        "--data.root",
+        root,
+        "--run_dir",
+        tmp_path / "run",
+    ]
+    outcome = ovseg(*arguments)
     assert outcome.code == 2
     assert message in outcome.err
     assert len(outcome.err.splitlines()) == 1
     if "missing" not in case:
-        outcome = ovseg(*given, "--data.on_error", "skip")
+        outcome = ovseg(*arguments, "--data.on_error", "skip")
         assert [record.skipped is None for record in images(outcome.run_dir)] == [False, True]
 
 
@@ -217,8 +225,18 @@ def test_file_names_need_not_be_unicode(root: Path, ovseg: Callable[..., Outcome
     os.rename(root / "images" / "a.png", odd)
     os.rename(root / "masks" / "a.png", os.fsencode(root / "masks") + b"/\xff.png")
     (root / "images" / "c.JPEG").unlink()
-    given = ["evaluate", "--config", SQUARES, "--data", "folder", "--data.root", root, "--run_dir", tmp_path / "run"]
-    assert [record.id for record in images(ovseg(*given).run_dir)] == ["b.jpg", "\udcff.png"]
+    arguments = [
+        "evaluate",
+        "--config",
+        SQUARES,
+        "--data",
+        "folder",
+        "--data.root",
+        root,
+        "--run_dir",
+        tmp_path / "run",
+    ]
+    assert [record.id for record in images(ovseg(*arguments).run_dir)] == ["b.jpg", "\udcff.png"]
 
 
 def test_scoring_needs_the_protocol_only_for_sizes(root: Path) -> None:

@@ -1,4 +1,4 @@
-"""Small trees of files in the layouts in which the benchmarks are published: three pictures each, drawn from a seed."""
+"""Small file trees in the published layouts of the benchmarks: three images each, generated from a seed."""
 
 import json
 from collections.abc import Callable
@@ -10,16 +10,16 @@ import scipy.io
 from PIL import Image
 from pycocotools import mask
 
-from datamodules.coco import NUMBERS, THINGS
-from datamodules.coco_object import FILE
+from datamodules.coco import CATEGORY_IDS, NUM_THINGS
+from datamodules.coco_object import INSTANCES_FILE
 from harness.data.vocabulary import voc_palette
 
 HEIGHT, WIDTH = 60, 80
 COUNT = 3
 
 
-def picture(path: Path, seed: int, height: int = HEIGHT, width: int = WIDTH) -> Path:
-    """A picture of coloured blocks."""
+def write_image(path: Path, seed: int, height: int = HEIGHT, width: int = WIDTH) -> Path:
+    """Write an image of coloured blocks."""
     path.parent.mkdir(parents=True, exist_ok=True)
     colours = np.random.default_rng(seed).integers(0, 256, (3, 4, 3), dtype=np.uint8)
     Image.fromarray(colours).resize((width, height), Image.Resampling.NEAREST).save(path)
@@ -29,8 +29,8 @@ def picture(path: Path, seed: int, height: int = HEIGHT, width: int = WIDTH) -> 
 def blocks(values: list[int], seed: int) -> np.ndarray:
     """A label map of blocks: each of the values if there are at most 48 of them, else 48 of them, HW int64."""
     random = np.random.default_rng(seed)
-    drawn = random.permutation(values)[:48]
-    grid = np.resize(drawn, 48).reshape(6, 8)
+    chosen = random.permutation(values)[:48]
+    grid = np.resize(chosen, 48).reshape(6, 8)
     return grid.repeat(HEIGHT // 6, axis=0).repeat(WIDTH // 8, axis=1)
 
 
@@ -40,13 +40,13 @@ def grey(path: Path, labels: np.ndarray) -> None:
 
 
 def deep(path: Path, labels: np.ndarray) -> None:
-    """16 bits."""
+    """Write a 16-bit label map."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(labels.astype(np.uint16)).save(path)
 
 
 def indexed(path: Path, labels: np.ndarray) -> None:
-    """With VOC's palette."""
+    """Write an indexed label map with VOC's palette."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(labels.astype(np.uint8), mode="P")
     image.putpalette([value for colour in voc_palette(256) for value in colour])
@@ -59,22 +59,22 @@ def write(path: Path, text: str) -> None:
 
 
 def voc(root: Path) -> None:
-    """``VOCdevkit/VOC2012``; the pictures have 21 classes, one class, and the border."""
+    """``VOCdevkit/VOC2012``; the images have 21 classes, one class, and the border."""
     folder = root / "VOCdevkit" / "VOC2012"
     values = [[*range(21), 255], [0, 7, 255], [0, 3, 4]]
     for index, id in enumerate(("2007_000033", "2008_000042", "2007_000061")):
-        picture(folder / "JPEGImages" / f"{id}.jpg", index)
+        write_image(folder / "JPEGImages" / f"{id}.jpg", index)
         indexed(folder / "SegmentationClass" / f"{id}.png", blocks(values[index], index))
-    picture(folder / "JPEGImages" / "2009_000001.jpg", 9)
+    write_image(folder / "JPEGImages" / "2009_000001.jpg", 9)
     write(folder / "ImageSets" / "Segmentation" / "val.txt", "2007_000033\n2008_000042\n2007_000061\n")
 
 
 def context(root: Path) -> Path:
-    """``VOCdevkit/VOC2010`` without labels."""
+    """``VOCdevkit/VOC2010`` without label maps."""
     folder = root / "VOCdevkit" / "VOC2010"
     for index, id in enumerate(context_ids()):
-        picture(folder / "JPEGImages" / f"{id}.jpg", index)
-    picture(folder / "JPEGImages" / "2008_000001.jpg", 9)
+        write_image(folder / "JPEGImages" / f"{id}.jpg", index)
+    write_image(folder / "JPEGImages" / "2008_000001.jpg", 9)
     return folder
 
 
@@ -83,12 +83,12 @@ def context_ids() -> list[str]:
 
 
 def context_labels(index: int) -> np.ndarray:
-    """Numbers among the 459 classes, and 0, HW."""
+    """A map of class numbers of the 459, and 0, HW."""
     return blocks(list(range(460)), index)
 
 
 def context_mat(root: Path) -> None:
-    """With the authors' .mat files."""
+    """PASCAL Context with the authors' .mat files."""
     folder = context(root)
     ids = [*context_ids(), "2008_000001"]
     for index, id in enumerate(ids):
@@ -98,7 +98,7 @@ def context_mat(root: Path) -> None:
 
 
 def context_json(root: Path) -> None:
-    """With the JSON file of PASCAL in Detail."""
+    """PASCAL Context with the JSON file of PASCAL in Detail."""
     folder = context(root)
     images: list[dict[str, Any]] = []
     shapes: list[dict[str, Any]] = []
@@ -120,7 +120,7 @@ def ade20k(root: Path) -> None:
     folder = root / "ade" / "ADEChallengeData2016"
     for index in range(COUNT):
         name = f"ADE_val_0000000{index + 1}"
-        picture(folder / "images" / "validation" / f"{name}.jpg", index)
+        write_image(folder / "images" / "validation" / f"{name}.jpg", index)
         save = deep if index == 1 else grey
         save(folder / "annotations" / "validation" / f"{name}.png", blocks(list(range(151)), index))
 
@@ -131,7 +131,7 @@ def cityscapes(root: Path) -> None:
     cities = ("munster", "frankfurt", "lindau")
     for index, city in enumerate(cities):
         name = f"{city}/{city}_000000_00000{index}"
-        picture(folder / "leftImg8bit" / "val" / f"{name}_leftImg8bit.png", index)
+        write_image(folder / "leftImg8bit" / "val" / f"{name}_leftImg8bit.png", index)
         grey(folder / "gtFine" / "val" / f"{name}_gtFine_labelIds.png", blocks(list(range(34)), index))
 
 
@@ -141,18 +141,18 @@ def coco(root: Path) -> None:
     images, annotations = [], []
     for index, number in enumerate((139, 285, 632)):
         name = f"{number:012d}"
-        picture(folder / "images" / "val2017" / f"{name}.jpg", index)
-        grey(folder / "annotations" / "val2017" / f"{name}.png", blocks([n - 1 for n in NUMBERS] + [255], index))
+        write_image(folder / "images" / "val2017" / f"{name}.jpg", index)
+        grey(folder / "annotations" / "val2017" / f"{name}.png", blocks([n - 1 for n in CATEGORY_IDS] + [255], index))
         images.append({"id": number, "file_name": f"{name}.jpg", "height": HEIGHT, "width": WIDTH})
         for order, shape in enumerate(instances(index)):
             annotations.append({"id": len(annotations), "image_id": number, "iscrowd": int(order == 2), **shape})
-    categories = [{"id": number, "name": str(number)} for number in NUMBERS[:THINGS]]
+    categories = [{"id": number, "name": str(number)} for number in CATEGORY_IDS[:NUM_THINGS]]
     content = {"images": images, "annotations": annotations, "categories": categories}
-    write(folder / FILE, json.dumps(content))
+    write(folder / INSTANCES_FILE, json.dumps(content))
 
 
 def instances(index: int) -> list[dict[str, Any]]:
-    """A person over a dog, partly, as polygons, and a crowd of toothbrushes; the third picture has none."""
+    """A person over a dog, partly, as polygons, and a crowd of toothbrushes; the third image has none."""
     if index == 2:
         return []
     crowd = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)

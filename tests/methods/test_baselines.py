@@ -9,7 +9,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
-from transformers import CLIPSegConfig, CLIPSegForImageSegmentation, GroupViTConfig, GroupViTModel
 
 from harness import ConfigurationError, ModelError, Protocol, Sample, SegmentationMethod, Vocabulary
 from harness.commands import evaluate
@@ -22,13 +21,13 @@ from methods.backbones.hub_clip_seg import HubCLIPSeg
 from methods.backbones.hub_group_vit import HubGroupViT
 from methods.backbones.pixels import IMAGENET_MEAN, IMAGENET_STD, normalise
 from methods.maskclip import denoise, smooth
-from miniature import tokenizer as clip_words
 from miniature.datamodule import Miniature
 from tests.methods.doubles import window_scores
+from tests.methods.tiny_models import save_clip_seg, save_group_vit
 from tests.running import REPOSITORY
 
 CLIP = "local-dir:miniature/weights/clip"
-WORDS = Vocabulary.from_words("cat, tree, boat")
+WORDS = Vocabulary.from_class_names("cat, tree, boat")
 CLOSED = Vocabulary(("cat", "tree", "boat"))
 PROTOCOL = Protocol("test", resize="none", window=64, stride=32, templates=("a photo of a {}.", "{}"))
 SIZES = ((1, 9), (9, 1), (1, 1), (3, 60), (64, 64), (70, 100))
@@ -55,56 +54,14 @@ def ready(method: SegmentationMethod, words: Vocabulary = WORDS, protocol: Proto
     return method
 
 
-def special(length: int) -> dict[str, Any]:
-    words = clip_words.load()
-    ends = {"bos_token_id": words.bos_token_id, "eos_token_id": words.eos_token_id, "pad_token_id": words.pad_token_id}
-    return {"vocab_size": len(words), "max_position_embeddings": length, **ends}
-
-
-SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-
-
 @pytest.fixture(scope="module")
 def group_vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A GroupViT of a few layers with random weights: 64 pixels, two stages that part it into four and two groups."""
-    folder = tmp_path_factory.mktemp("group_vit")
-    torch.manual_seed(0)
-    stages = {"depths": [1, 1, 1], "num_group_tokens": [4, 2, 0], "num_output_groups": [4, 2, 2]}
-    vision = {**SMALL, "num_hidden_layers": 3, **stages, "image_size": 64, "patch_size": 8}
-    config = GroupViTConfig(
-        text_config={**SMALL, **special(32)}, vision_config=vision, projection_dim=12, projection_intermediate_dim=20
-    )
-    spread(GroupViTModel(config)).save_pretrained(folder)
-    clip_words.load().save_pretrained(folder)
-    return folder
+    return save_group_vit(tmp_path_factory.mktemp("group_vit"))
 
 
 @pytest.fixture(scope="module")
 def clip_seg(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A CLIPSeg of a few layers with random weights, which reads two of them."""
-    folder = tmp_path_factory.mktemp("clip_seg")
-    torch.manual_seed(0)
-    config = CLIPSegConfig(
-        text_config={**SMALL, **special(32)},
-        vision_config={**SMALL, "num_hidden_layers": 3, "image_size": 32, "patch_size": 8},
-        projection_dim=12,
-        extract_layers=[0, 2],
-        reduce_dim=8,
-        decoder_num_attention_heads=2,
-        decoder_intermediate_size=16,
-    )
-    spread(CLIPSegForImageSegmentation(config)).save_pretrained(folder)
-    clip_words.load().save_pretrained(folder)
-    return folder
-
-
-def spread(model: torch.nn.Module) -> torch.nn.Module:
-    """Fresh weights are so small that all images look alike; a fixed factor makes them differ."""
-    with torch.no_grad():
-        for weights in model.parameters():
-            if weights.ndim > 1:
-                weights.mul_(4)
-    return model
+    return save_clip_seg(tmp_path_factory.mktemp("clip_seg"))
 
 
 def loaded(model: Any) -> Any:
@@ -391,7 +348,7 @@ def make(request: pytest.FixtureRequest, group_vit: Path, clip_seg: Path) -> Cal
 
 @torch.inference_mode()
 def test_images_of_any_size_and_vocabularies_of_any_length(make: Callable[[], SegmentationMethod]) -> None:
-    for words in (WORDS, CLOSED, Vocabulary(("cat",)), Vocabulary.from_words("cat")):
+    for words in (WORDS, CLOSED, Vocabulary(("cat",)), Vocabulary.from_class_names("cat")):
         method = ready(make(), words)
         for height, width in SIZES:
             found = method.predict_step([sample(height, width)], 0)[0].labels

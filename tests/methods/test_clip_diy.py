@@ -13,7 +13,7 @@ from methods.regions import Saliency
 from tests.methods.doubles import window_scores
 
 CLIP = "local-dir:miniature/weights/clip"
-WORDS = Vocabulary.from_words("cat, tree, boat")
+WORDS = Vocabulary.from_class_names("cat, tree, boat")
 PROTOCOL = Protocol("test", resize="none", window=None)
 
 

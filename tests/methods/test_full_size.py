@@ -39,7 +39,7 @@ def test_clip_vit_b32_and_dino_vits8_segment_one_image(tmp_path: Path) -> None:
     ]
     built = parser()
     protocol = built.instantiate(built.parse_args([*arguments, "--method.clip", "OpenCLIP"])).protocol
-    method.bind(Vocabulary.from_words("dog, potted plant, train"), protocol)
+    method.bind(Vocabulary.from_class_names("dog, potted plant, train"), protocol)
     method.load()
     method.eval()
     method.prepare()

@@ -17,7 +17,7 @@ from miniature import tokenizer as clip_words
 pytestmark = pytest.mark.slow
 
 PROTOCOL = Protocol("tcl", size=(2048, 448), window=448, stride=224, templates=("a photo of a {}.",))
-WORDS = Vocabulary.from_words("dog, potted plant, train")
+WORDS = Vocabulary.from_class_names("dog, potted plant, train")
 
 
 @torch.inference_mode()

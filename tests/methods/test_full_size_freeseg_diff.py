@@ -58,7 +58,9 @@ def test_one_image_is_captioned_clustered_named_and_refined(tmp_path: Path) -> N
         relative=True,
     )
     method.store = ArtifactStore(tmp_path)
-    method.make_ready(Vocabulary.from_words("dog, potted plant, bus"), Protocol("test", resize="none", window=None))
+    method.make_ready(
+        Vocabulary.from_class_names("dog, potted plant, bus"), Protocol("test", resize="none", window=None)
+    )
     method.prepare()
     # Five res-blocks of 1280 channels, and five maps of 16 x 16 places.
     random = torch.Generator().manual_seed(0)

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn.functional import avg_pool2d
 
-from harness import DataError, Evidence, Picture, ScoreMap, SegmentationData, SegmentationMethod, Vocabulary
+from harness import DataError, Evidence, LabeledImage, ScoreMap, SegmentationData, SegmentationMethod, Vocabulary
 
 
 class NearestColour(SegmentationMethod):
@@ -80,7 +80,7 @@ class Squares(SegmentationData):
     def all_ids(self):
         return [f"squares/{index}" for index in range(self.count)]
 
-    def content(self, index):
+    def content_signature(self, index):
         return "1"
 
     def read(self, index):
@@ -95,4 +95,4 @@ class Squares(SegmentationData):
         colours = np.array(self._vocabulary.palette)[labels]
         image = np.clip(colours + random.normal(0, 60, colours.shape), 0, 255).astype(np.uint8)
         labels[:2] = 255
-        return Picture(image, labels)
+        return LabeledImage(image, labels)

@@ -40,7 +40,7 @@ class Paint(Stage):
     def items(self) -> list[WorkItem]:
         return [WorkItem({"kind": self.name, "name": name, "steps": 2}, name) for name in self.names]
 
-    def make(self, item: WorkItem, store: ArtifactStore) -> dict[str, torch.Tensor]:
+    def compute(self, item: WorkItem, store: ArtifactStore) -> dict[str, torch.Tensor]:
         write(self.log, f"start {distributed.rank()} {item.title}")
         time.sleep(self.slow.get(item.title, self.seconds))
         if self.die == distributed.rank():
@@ -63,7 +63,7 @@ class Mix(Stage):
     def items(self) -> list[WorkItem]:
         return [WorkItem({"kind": self.name, "of": item.key}, item.title) for item in self.paint.items()]
 
-    def make(self, item: WorkItem, store: ArtifactStore) -> dict[str, torch.Tensor]:
+    def compute(self, item: WorkItem, store: ArtifactStore) -> dict[str, torch.Tensor]:
         return {"mean": store.load(item.spec["of"])["noise"].mean(dim=0)}
 
 

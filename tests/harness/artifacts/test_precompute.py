@@ -1,4 +1,4 @@
-"""The precompute stage on real ranks: each item once, whatever dies; one bank on all."""
+"""Precompute on real ranks: each item is computed once, also when ranks are lost; all ranks hold the same bank."""
 
 import json
 import os
@@ -37,7 +37,7 @@ class Stage:
         return self.finish(self.start(count, **changed))
 
     def calls(self, event: str = "start") -> Counter[str]:
-        """How often each item was begun or ended."""
+        """How often the computation of each item was started or finished."""
         lines = self.log.read_text().splitlines() if self.log.exists() else []
         return Counter(line.split(" ", 2)[2] for line in lines if line.startswith(event))
 
@@ -59,7 +59,7 @@ def reference(ranks: Ranks, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.mark.parametrize(("count", "shared"), [(1, True), (2, True), (3, False)])
-def test_every_item_is_made_once_and_all_ranks_hold_one_bank(
+def test_every_item_is_computed_once_and_all_ranks_hold_the_same_bank(
     count: int, shared: bool, stage: Stage, reference: str, tmp_path: Path
 ) -> None:
     folders = {} if shared else {"store": str(tmp_path / "store-{rank}")}
@@ -96,7 +96,7 @@ def test_two_runs_at_once_share_the_work(stage: Stage, reference: str) -> None:
     assert sum(each["made"][0][0] for each in found) == len(NAMES)
 
 
-def test_killed_at_random_moments_it_goes_on_where_it_was(stage: Stage, reference: str) -> None:
+def test_it_resumes_after_kills_at_random_moments(stage: Stage, reference: str) -> None:
     seed = int(os.environ.get("OVSEG_TEST_SEED", time.time_ns() % 2**32))
     print(f"OVSEG_TEST_SEED={seed}")
     chance, kills = random.Random(seed), 10
@@ -111,16 +111,16 @@ def test_killed_at_random_moments_it_goes_on_where_it_was(stage: Stage, referenc
         for process in started:
             process.join()
     stage.run(2, names=names)
-    # What was begun once too often was in the hands of a rank when it was killed.
+    # Only items that a rank computed when it was killed are started again.
     assert set(stage.calls()) == set(names)
     assert stage.calls().total() - len(names) <= 2 * kills
-    # An item that ended may have been killed before it was renamed into its place, no more than one per rank and kill.
+    # A finished item may have been killed before its rename, at most one per rank and kill.
     assert {each["bank"] for each in stage.run(2)} == {reference}
-    assert ArtifactStore(stage.given["store"]).sweep() >= 0
-    assert not ArtifactStore(stage.given["store"]).temporaries()
+    assert ArtifactStore(stage.given["store"]).remove_temporary() >= 0
+    assert not ArtifactStore(stage.given["store"]).temporary_folders()
 
 
-def test_a_damaged_entry_is_named_and_made_again(stage: Stage, reference: str) -> None:
+def test_a_corrupt_entry_is_reported_and_recomputed(stage: Stage, reference: str) -> None:
     stage.run(1)
     store = ArtifactStore(stage.given["store"])
     entries = {store.manifest(key)["title"]: store.folder(key) for key in store.all_keys() if is_paint(store, key)}
@@ -145,36 +145,39 @@ def is_paint(store: ArtifactStore, key: str) -> bool:
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-def test_a_rank_that_dies_loses_only_what_was_in_its_hands(victim: int, stage: Stage, reference: str) -> None:
+def test_a_lost_rank_loses_only_its_current_item(victim: int, stage: Stage, reference: str) -> None:
     # So slow that each of the three ranks gets an item.
-    outcomes = stage.ranks.finish(stage.start(3, patience=2, paint={"seconds": 0.5, "die": victim}))
+    outcomes = stage.ranks.finish(stage.start(3, heartbeat_timeout=2, paint={"seconds": 0.5, "die": victim}))
     assert [outcome.code for outcome in outcomes] == [-9 if rank == victim else 2 for rank in range(3)], outcomes
     for rank in {0, 1, 2} - {victim}:
         error = json.loads(outcomes[rank].out)["error"]
         assert f"rank {victim}" in error
-        assert error.endswith("died; what the others made is in the store: start the same command again") or victim == 0
+        assert (
+            error.endswith("was lost; finished items are in the store: run the same command again to resume")
+            or victim == 0
+        )
     (lost,) = [
         line.split(" ", 2)[2] for line in stage.log.read_text().splitlines() if line.startswith(f"start {victim}")
     ]
-    # The work queue dies with rank 0; without another rank, the others finish first.
+    # The work queue is lost with rank 0; after the loss of another rank, the others finish first.
     assert stage.calls("end") == ONCE or victim == 0
     assert {each["bank"] for each in stage.run(3)} == {reference}
     assert stage.calls() == ONCE + Counter([lost])
 
 
-def test_an_item_that_cannot_be_made_ends_all_ranks_with_one_sentence(stage: Stage) -> None:
+def test_a_failed_item_stops_all_ranks_with_the_same_message(stage: Stage) -> None:
     outcomes = stage.ranks.finish(stage.start(2, paint={"seconds": 0.1, "fail": "Ärmel"}))
     assert [outcome.code for outcome in outcomes] == [2, 2]
     errors = {json.loads(outcome.out)["error"] for outcome in outcomes}
     assert len(errors) == 1
-    assert "paint: 'Ärmel' could not be made on rank" in (sentence := errors.pop())
+    assert "paint: 'Ärmel' could not be computed on rank" in (sentence := errors.pop())
     assert sentence.endswith(": the paint is dry")
-    # What was made stays.
+    # Finished items stay cached.
     stage.run(2)
     assert stage.calls() == ONCE + Counter(["Ärmel"])
 
 
-def test_evaluate_makes_what_precompute_did_not(
+def test_evaluate_computes_what_precompute_did_not(
     evaluate: Callable[..., Outcome], ovseg: Callable[..., Outcome], ranks: Ranks, tmp_path: Path
 ) -> None:
     log, store = tmp_path / "calls.log", tmp_path / "store"
@@ -182,30 +185,30 @@ def test_evaluate_makes_what_precompute_did_not(
     outcomes = ranks.ovseg(2, "precompute", "--config", str(SQUARES), *method)
     assert [outcome.code for outcome in outcomes] == [0, 0], outcomes
     lines = outcomes[0].out.splitlines()
-    assert lines[0].startswith("paint: 0 there, 5 made, ")
-    assert lines[1].startswith("mix: 0 there, 5 made, ")
+    assert lines[0].startswith("paint: 0 cached, 5 computed, ")
+    assert lines[1].startswith("mix: 0 cached, 5 computed, ")
     assert lines[-1] == str(store)
     assert outcomes[1].out == ""
     assert len(log.read_text().splitlines()) == 10
     again = ovseg("precompute", "--config", SQUARES, *method)
-    assert again.out.startswith("paint: 5 there, 0 made, ")
+    assert again.out.startswith("paint: 5 cached, 0 computed, ")
     plain = json.loads((evaluate(run_dir=tmp_path / "plain").run_dir / "results.json").read_text())
     assert plain["bank"] is None
     run_dir = evaluate(*method, "--data.classes", 6, run_dir=tmp_path / "six").run_dir
     assert len(log.read_text().splitlines()) == 12
     results = json.loads((run_dir / "results.json").read_text())
     assert len(results["bank"]) == 64
-    # Another bank must not go on with this run.
+    # A run must not resume with another bank.
     run = json.loads((run_dir / "run.json").read_text())
     (run_dir / "run.json").write_text(json.dumps(run | {"bank": "0" * 64}))
     other = evaluate(*method, "--data.classes", 6, run_dir=run_dir)
     assert other.code == 2
-    assert "was begun with another bank" in other.err
+    assert "was started with another bank" in other.err
 
 
-def test_an_error_in_make_is_a_sentence_of_the_command(ovseg: Callable[..., Outcome], tmp_path: Path) -> None:
+def test_an_error_in_compute_is_printed_as_one_sentence(ovseg: Callable[..., Outcome], tmp_path: Path) -> None:
     method = ["--method", "tinyseg.painted.Painted", "--method.fail", "class 2", "--store", str(tmp_path / "store")]
     outcome = ovseg("precompute", "--config", SQUARES, *method)
     assert outcome.code == 2
-    assert outcome.err == "ovseg precompute: paint: 'class 2' could not be made on rank 0: the paint is dry\n"
+    assert outcome.err == "ovseg precompute: paint: 'class 2' could not be computed on rank 0: the paint is dry\n"
     assert len(ArtifactStore(tmp_path / "store").all_keys()) == 2

@@ -1,4 +1,4 @@
-"""The artifact store: keys, whole entries or none, damage noticed, room made."""
+"""The artifact store: keys, atomic entries, detection of corruption, pruning."""
 
 import json
 import os
@@ -23,11 +23,11 @@ def item(name: str = NAME, kind: str = "paint", **spec: object) -> WorkItem:
     return WorkItem({"kind": kind, "name": name, "seed": 0, **spec}, name)
 
 
-def put(store: ArtifactStore, made: WorkItem) -> Path:
-    with store.lock(made.key) as held:
+def put(store: ArtifactStore, entry: WorkItem) -> Path:
+    with store.lock(entry.key) as held:
         assert held
-        store.put(made, TENSORS, 1.5)
-    return store.folder(made.key)
+        store.put(entry, TENSORS, 1.5)
+    return store.folder(entry.key)
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_a_key_hashes_the_spec_in_any_order_and_nothing_else() -> None:
         _ = item(seed=float("nan")).key
 
 
-def test_what_was_put_is_loaded_and_names_never_become_paths(store: ArtifactStore, tmp_path: Path) -> None:
+def test_entries_are_loaded_as_written_and_names_never_become_paths(store: ArtifactStore, tmp_path: Path) -> None:
     folder = put(store, item())
     loaded = ArtifactStore(store.root).load(item().key)
     assert loaded.keys() == TENSORS.keys()
@@ -65,10 +65,10 @@ def test_what_was_put_is_loaded_and_names_never_become_paths(store: ArtifactStor
     assert manifest["seconds"] == 1.5
     assert manifest["bytes"] == (folder / "tensors.safetensors").stat().st_size
     assert manifest["tensors"]["a"] == ["float32", 2, 3]
-    assert not store.temporaries()
+    assert not store.temporary_folders()
 
 
-def test_the_folder_is_given_or_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_folder_comes_from_the_argument_or_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("OVSEG_STORE", raising=False)
     assert ArtifactStore().root == tmp_path / ".cache" / "ovseg"
@@ -77,7 +77,7 @@ def test_the_folder_is_given_or_from_the_environment(monkeypatch: pytest.MonkeyP
     assert ArtifactStore(tmp_path / "given").root == tmp_path / "given"
 
 
-def test_tensors_that_share_memory_and_lie_in_any_order_are_kept(store: ArtifactStore) -> None:
+def test_tensors_that_share_memory_or_have_any_strides_are_stored(store: ArtifactStore) -> None:
     base = torch.arange(12.0).reshape(3, 4)
     with store.lock(item().key):
         store.put(item(), {"row": base[1], "turned": base.t(), "whole": base}, 0.0)
@@ -91,10 +91,10 @@ def test_a_second_put_leaves_the_first(store: ArtifactStore) -> None:
     before = (folder / "manifest.json").stat().st_ino
     put(store, item())
     assert (folder / "manifest.json").stat().st_ino == before
-    assert not store.temporaries()
+    assert not store.temporary_folders()
 
 
-def test_a_lock_keeps_others_out_until_it_is_given_back(store: ArtifactStore) -> None:
+def test_a_lock_excludes_others_until_it_is_released(store: ArtifactStore) -> None:
     with store.lock("k") as first, ArtifactStore(store.root).lock("k") as second:
         assert (first, second) == (True, False)
     with store.lock("k") as again:
@@ -113,7 +113,7 @@ def test_a_lock_keeps_others_out_until_it_is_given_back(store: ArtifactStore) ->
     thread.join()
 
 
-DAMAGES: dict[str, Callable[[Path], object]] = {
+CORRUPTIONS: dict[str, Callable[[Path], object]] = {
     "the checksum differs": lambda folder: flip(folder / "tensors.safetensors"),
     "bytes, not": lambda folder: os.truncate(folder / "tensors.safetensors", 50),
     "tensors.safetensors: No such file": lambda folder: (folder / "tensors.safetensors").unlink(),
@@ -126,32 +126,34 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 }
 
 
-@pytest.mark.parametrize("why", DAMAGES)
-def test_damage_is_noticed_named_and_removed(why: str, store: ArtifactStore, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("why", CORRUPTIONS)
+def test_corruption_is_detected_reported_and_removed(
+    why: str, store: ArtifactStore, caplog: pytest.LogCaptureFixture
+) -> None:
     folder = put(store, item())
-    assert store.fault(item().key) is None
-    DAMAGES[why](folder)
-    # Also by a process that found it sound before.
-    for each in (store, ArtifactStore(store.root)):
-        assert why in (each.fault(item().key) or "")
+    assert store.corruption(item().key) is None
+    CORRUPTIONS[why](folder)
+    # Also by a process that has verified the entry before.
+    for opened in (store, ArtifactStore(store.root)):
+        assert why in (opened.corruption(item().key) or "")
         with pytest.raises(StoreError, match="is damaged"):
-            each.load(item().key)
-    assert not store.mend(item().key, NAME)
+            opened.load(item().key)
+    assert not store.ensure_valid(item().key, NAME)
     assert NAME in caplog.text
     assert why in caplog.text
     assert not store.has(item().key)
     put(store, item())
-    assert store.mend(item().key, NAME)
+    assert store.ensure_valid(item().key, NAME)
 
 
-def test_a_pickle_in_an_entrys_place_is_not_loaded(store: ArtifactStore) -> None:
+def test_a_pickle_in_place_of_tensors_is_not_loaded(store: ArtifactStore) -> None:
     folder = put(store, item())
     (folder / "tensors.safetensors").write_bytes(pickle.dumps({"a": 1}))
     with pytest.raises(StoreError, match="damaged"):
         store.load(item().key)
 
 
-def test_a_missing_entry_and_a_store_that_cannot_be_written_are_sentences(store: ArtifactStore, tmp_path: Path) -> None:
+def test_a_missing_entry_and_a_read_only_store_raise_errors(store: ArtifactStore, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="is missing"):
         store.load(item().key)
     (tmp_path / "file").write_text("")
@@ -179,8 +181,8 @@ def test_ls_and_verify(store: ArtifactStore, ovseg: Callable[..., Outcome]) -> N
     assert listed.code == 0
     assert all(text in listed.out for text in ("[bold]&", "corgi", "paint", "mix", "2 entries", item().key[:12], "0s"))
     assert "corgi" not in ovseg("store", "ls", "--store", store.root, "--kind", "paint").out
-    sound = ovseg("store", "verify", "--store", store.root)
-    assert (sound.code, sound.out) == (0, "2 entries, 0 damaged\n")
+    valid = ovseg("store", "verify", "--store", store.root)
+    assert (valid.code, valid.out) == (0, "2 entries, 0 damaged\n")
     flip(store.folder(item().key) / "tensors.safetensors")
     damaged = ovseg("store", "verify", "--store", store.root)
     assert damaged.code == 1
@@ -191,12 +193,10 @@ def test_ls_and_verify(store: ArtifactStore, ovseg: Callable[..., Outcome]) -> N
     assert ovseg("store", "ls", "--store", store.root / "none").code == 0
 
 
-def test_prune_removes_what_was_not_used_for_long_and_what_was_left_unfinished(
-    store: ArtifactStore, ovseg: Callable[..., Outcome]
-) -> None:
+def test_prune_removes_old_and_unfinished_entries(store: ArtifactStore, ovseg: Callable[..., Outcome]) -> None:
     used, unused, busy = item("used"), item("unused"), item("busy")
-    for each in (used, unused, busy):
-        folder = put(store, each)
+    for entry in (used, unused, busy):
+        folder = put(store, entry)
         month = time.time() - 31 * 86400
         os.utime(folder / "manifest.json", (month, month))
     store.load(used.key)
@@ -214,7 +214,7 @@ def test_prune_removes_what_was_not_used_for_long_and_what_was_left_unfinished(
     assert "removed 1 entries" in pruned.out
     assert "4 bytes of unfinished files" in pruned.out
     assert store.all_keys() == sorted([used.key, busy.key])
-    assert [path.name for path in store.temporaries()] == [f"{busy.key}.0123"]
+    assert [path.name for path in store.temporary_folders()] == [f"{busy.key}.0123"]
     assert ovseg("store", "prune", "--store", store.root, "--kind", "mix", "--yes").code == 0
     assert len(store.all_keys()) == 2
     assert ovseg("store", "prune", "--store", store.root, "--yes").code == 0

@@ -12,7 +12,7 @@ from PIL import Image
 import datamodules
 from harness.commands import data as command
 from harness.system.plugins import DATA, import_paths
-from tests.datamodules.trees import TREES, blocks, coco, grey, picture, voc
+from tests.datamodules.trees import TREES, blocks, coco, grey, voc, write_image
 from tests.running import Outcome
 
 NAMES = {getattr(datamodules, name).name: name for name in TREES}
@@ -25,7 +25,7 @@ def data_sets(monkeypatch: pytest.MonkeyPatch) -> None:
     points["folder"] = EntryPoint("folder", "datamodules:Folder", "ovseg.datamodules")
     points["miniature"] = EntryPoint("miniature", "miniature.datamodule:Miniature", "ovseg.datamodules")
     points["broken"] = EntryPoint("broken", "nowhere:Nothing", "ovseg.datamodules")
-    monkeypatch.setattr(command, "find", lambda group: points)
+    monkeypatch.setattr(command, "find_plugins", lambda group: points)
     monkeypatch.delenv("OVSEG_DATA", raising=False)
     for name in TREES:
         monkeypatch.setattr(getattr(datamodules, name), "published", 3)
@@ -77,11 +77,11 @@ def test_list_of_one_says_what_it_needs_and_where_that_is_published(
 ) -> None:
     outcome = ovseg("data", "list", name)
     found = getattr(datamodules, NAMES[name])
-    for source in (found.images_from, *found.labels_from):
-        assert source.where.startswith("http")
-        assert f" {source.where}\n" in outcome.out
+    for source in (found.images_source, *found.label_sources):
+        assert source.url.startswith("http")
+        assert f" {source.url}\n" in outcome.out
     assert f"/{found.layout.images}/*{found.layout.image_suffix}\n" in outcome.out
-    assert ("ovseg data prepare" in outcome.out) == bool(found.prepared)
+    assert ("ovseg data prepare" in outcome.out) == bool(found.prepared_parts)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -94,12 +94,12 @@ def test_what_is_prepared_passes_the_check(
         monkeypatch.setattr(found, "published", 1)
     outcome = ovseg("data", "prepare", name, "--root", tmp_path)
     assert (outcome.code, outcome.err) == (0, "")
-    assert "needs no preparation" in outcome.out if not found.prepared else ", 0 were there" in outcome.out
+    assert "needs no preparation" in outcome.out if not found.prepared_parts else ", 0 already there" in outcome.out
     outcome = ovseg("data", "check", name, "--root", tmp_path)
     assert (outcome.code, outcome.err) == (0, ""), outcome.out
-    assert outcome.out.endswith(f"{found.folder(tmp_path)}: no problems\n")
+    assert outcome.out.endswith(f"{found.find_folder(tmp_path)}: no problems\n")
     assert found(str(tmp_path)).fingerprint in outcome.out
-    assert f"of {len(found.named())}" in outcome.out
+    assert f"of {len(found.default_vocabulary())}" in outcome.out
 
 
 def test_the_pixel_fingerprint_follows_pixels_and_not_their_compression(
@@ -132,19 +132,19 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "a corrupt picture": (
         lambda root: (root / JPEG).write_bytes((root / JPEG).read_bytes()[:300]), "unreadable: .*000061.jpg is damaged"
     ),
-    "a label map in colour": (lambda root: picture(root / MAP, 1), "unreadable: .*000042.png is a RGB picture"),
+    "a label map in colour": (lambda root: write_image(root / MAP, 1), "unreadable: .*000042.png is a RGB picture"),
     "a label outside": (
         lambda root: grey(root / MAP, blocks([0, 21, 30], 1)),
         "labels: .*2008_000042.png holds value 21, but only 0-20, 255 have a meaning",
     ),
     "another size": (
-        lambda root: picture(root / JPEG, 1, 50, 70), "size: .*000061.png has 80x60 pixels, its picture 70x50"
+        lambda root: write_image(root / JPEG, 1, 50, 70), "size: .*000061.png has 80x60 pixels, its image 70x50"
     ),
     "a missing label map": (lambda root: (root / MAP).unlink(), "missing: .*000042.png is missing: it is in VOCtrain"),
     "a missing picture": (lambda root: (root / JPEG).unlink(), "missing: .*000061.jpg is missing: it is in VOCtrain"),
     "another number": (
         lambda root: (root / FOLDER / "ImageSets/Segmentation/val.txt").write_text("2008_000042\n"),
-        "count: 1 pictures are here, 3 are published",
+        "count: found 1 images, 3 are published",
     ),
     "no list": (
         lambda root: (root / FOLDER / "ImageSets/Segmentation/val.txt").unlink(), "missing: the list .*val.txt is miss"
@@ -198,12 +198,12 @@ def test_preparing_twice_and_with_a_damaged_original(ovseg: Callable[..., Outcom
     outcome = ovseg("data", "prepare", "coco27", "--root", tmp_path)
     assert outcome.code == 1
     assert "error: the label map" in outcome.out
-    assert outcome.out.endswith("2 files made, 0 were there, 1 failed\n")
+    assert outcome.out.endswith("2 files written, 0 already there, 1 failed\n")
     original.write_bytes(whole)
-    assert ovseg("data", "prepare", "coco27", "--root", tmp_path).out.endswith("1 files made, 2 were there\n")
+    assert ovseg("data", "prepare", "coco27", "--root", tmp_path).out.endswith("1 files written, 2 already there\n")
     outcome = ovseg("data", "prepare", "coco27", "--root", tmp_path)
     assert outcome.code == 0
-    assert outcome.out.endswith("0 files made, 3 were there\n")
+    assert outcome.out.endswith("0 files written, 3 already there\n")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What ``ovseg data prepare`` makes: the values of mmsegmentation's and TCL's converters, whole files, none twice."""
+"""``ovseg data prepare``: labels equal those of mmsegmentation's and TCL's converters; files are written once."""
 
 import hashlib
 import importlib.util
@@ -16,9 +16,9 @@ from pycocotools import mask
 
 import datamodules
 from datamodules.cityscapes import TRAIN_IDS
-from datamodules.coco import NUMBERS, REMOVED
+from datamodules.coco import CATEGORY_IDS, UNUSED_CATEGORY_IDS
 from datamodules.coco27 import GROUPS, STUFF
-from datamodules.context import LABELS, SCORED, paint
+from datamodules.context import LABEL_TABLE, SCORED_CLASSES, rasterize
 from harness import DataError
 from harness.data.benchmark import Benchmark
 from harness.data.preparation import prepare
@@ -36,7 +36,7 @@ from tests.datamodules.trees import (
 )
 
 CONVERTERS = Path(mmseg.__file__).parent / ".mim" / "tools" / "dataset_converters"
-PREPARED = [name for name in TREES if getattr(datamodules, name).prepared]
+PREPARED = [name for name in TREES if getattr(datamodules, name).prepared_parts]
 
 
 def converter(name: str) -> Any:
@@ -53,9 +53,9 @@ def labels(path: Path) -> np.ndarray:
         return np.array(file)
 
 
-def made(name: str, root: Path, workers: int = 1) -> Any:
+def prepare_benchmark(name: str, root: Path, workers: int = 1) -> Any:
     benchmark: type[Benchmark] = getattr(datamodules, name)
-    return prepare(benchmark.jobs(benchmark.folder(root)), workers, name)
+    return prepare(benchmark.jobs(benchmark.find_folder(root)), workers, name)
 
 
 def snapshot(root: Path) -> dict[str, tuple[int, str]]:
@@ -65,55 +65,62 @@ def snapshot(root: Path) -> dict[str, tuple[int, str]]:
 
 
 def test_coco_stuff_has_the_train_ids_of_mmsegmentation() -> None:
-    theirs = converter("coco_stuff164k").clsID_to_trID
-    ours = datamodules.COCOStuff.values()
-    assert {value: int(ours[value]) for value in theirs} == theirs
-    assert all(ours[value] == 255 for value in range(256) if value not in theirs)
+    expected_values = converter("coco_stuff164k").clsID_to_trID
+    values = datamodules.COCOStuff.stuff_map_table()
+    assert {value: int(values[value]) for value in expected_values} == expected_values
+    assert all(values[value] == 255 for value in range(256) if value not in expected_values)
 
 
-def test_coco_object_tcl_keeps_things_and_makes_all_else_background() -> None:
+def test_coco_object_tcl_maps_all_but_things_to_background() -> None:
     # TCL and GroupViT: the train id of COCO-Stuff plus 1, and 0 for values over 90, 255 among them.
-    theirs = {
+    expected_values = {
         value: 0 if value > 90 else label + 1 for value, label in converter("coco_stuff164k").clsID_to_trID.items()
     }
-    ours = datamodules.COCOObjectTCL.values()
-    assert {value: int(ours[value]) for value in theirs} == theirs
+    values = datamodules.COCOObjectTCL.stuff_map_table()
+    assert {value: int(values[value]) for value in expected_values} == expected_values
 
 
 def test_context_has_the_classes_of_mmsegmentation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "detail", types.SimpleNamespace(Detail=None))
-    theirs = converter("pascal_context")._mapping
-    assert [0, *SCORED] == theirs.tolist()
-    assert LABELS[theirs].tolist() == list(range(60))
-    assert LABELS.astype(bool).sum() == 59
+    expected_values = converter("pascal_context")._mapping
+    assert [0, *SCORED_CLASSES] == expected_values.tolist()
+    assert LABEL_TABLE[expected_values].tolist() == list(range(60))
+    assert LABEL_TABLE.astype(bool).sum() == 59
 
 
 def test_cityscapes_has_19_of_34_ids() -> None:
     # labels.py of cityscapesscripts: name, id, train id.
-    known = {"road": (7, 0), "pole": (17, 5), "sky": (23, 10), "truck": (27, 14), "bus": (28, 15), "bicycle": (33, 18)}
-    names = datamodules.Cityscapes.named().names
-    assert all(names[label] == name and TRAIN_IDS[id] == label for name, (id, label) in known.items())
+    train_ids = {
+        "road": (7, 0),
+        "pole": (17, 5),
+        "sky": (23, 10),
+        "truck": (27, 14),
+        "bus": (28, 15),
+        "bicycle": (33, 18),
+    }
+    names = datamodules.Cityscapes.default_vocabulary().names
+    assert all(names[label] == name and TRAIN_IDS[id] == label for name, (id, label) in train_ids.items())
     assert sorted(TRAIN_IDS[TRAIN_IDS != 255]) == list(range(19))
     # Polygon, guard rail, caravan, trailer and the unlabelled are ignored.
     assert all(TRAIN_IDS[id] == 255 for id in (0, 1, 2, 3, 4, 5, 6, 9, 10, 14, 15, 16, 18, 29, 30, 255))
 
 
 def test_coco27_puts_each_of_171_classes_into_one_group() -> None:
-    names = datamodules.COCOStuff.named().names
+    names = datamodules.COCOStuff.default_vocabulary().names
     assert sorted(name for members in GROUPS.values() for name in members) == sorted(names)
-    stuff = datamodules.COCOStuff.named().stuff
+    stuff = datamodules.COCOStuff.default_vocabulary().stuff
     for group, members in GROUPS.items():
         assert set(members) <= stuff if group in STUFF else not set(members) & stuff
-    values = datamodules.COCO27.values()
-    for number, name in zip(NUMBERS, names, strict=True):
+    values = datamodules.COCO27.stuff_map_table()
+    for number, name in zip(CATEGORY_IDS, names, strict=True):
         assert name in list(GROUPS.values())[values[number - 1]]
-    assert all(values[number - 1] == 255 for number in REMOVED)
+    assert all(values[number - 1] == 255 for number in UNUSED_CATEGORY_IDS)
     assert values[255] == 255
 
 
 def test_instances_become_labels_the_first_one_on_top(tmp_path: Path) -> None:
     coco(tmp_path)
-    assert made("COCOObject", tmp_path).errors == []
+    assert prepare_benchmark("COCOObject", tmp_path).errors == []
     folder = tmp_path / "coco_stuff164k" / "annotations" / "val2017"
     expected = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
     for shape in reversed(instances(0)):
@@ -128,13 +135,13 @@ def test_instances_become_labels_the_first_one_on_top(tmp_path: Path) -> None:
 @pytest.mark.parametrize("tree", [context_json, context_mat])
 def test_context_is_the_same_from_json_and_from_mat(tree: Any, tmp_path: Path) -> None:
     tree(tmp_path)
-    assert made("Context60", tmp_path).errors == []
+    assert prepare_benchmark("Context60", tmp_path).errors == []
     folder = tmp_path / "VOCdevkit" / "VOC2010"
     listed = (folder / "ImageSets" / "SegmentationContext" / "val.txt").read_text().split()
     assert listed == sorted(context_ids())
     for index, id in enumerate(context_ids()):
         numbers = context_labels(index)
-        expected = sum((numbers == number) * (label + 1) for label, number in enumerate(SCORED))
+        expected = sum((numbers == number) * (label + 1) for label, number in enumerate(SCORED_CLASSES))
         assert np.array_equal(labels(folder / "SegmentationClassContext" / f"{id}.png"), expected)
 
 
@@ -145,102 +152,104 @@ def test_a_later_mask_of_context_lies_over_an_earlier_one() -> None:
     corner = np.zeros((4, 6), dtype=np.uint8)
     corner[:2, :2] = 1
     shapes = [(2, whole), (454, mask.encode(np.asfortranarray(corner)))]
-    drawn = np.array(Image.open(io.BytesIO(paint("x.json", 4, 6, shapes))))
-    assert (drawn[0, 0], drawn[3, 5]) == (58, 1)
+    label_map = np.array(Image.open(io.BytesIO(rasterize("x.json", 4, 6, shapes))))
+    assert (label_map[0, 0], label_map[3, 5]) == (58, 1)
     with pytest.raises(DataError, match=r"x\.json holds a damaged mask"):
-        paint("x.json", 5, 6, shapes)
+        rasterize("x.json", 5, 6, shapes)
 
 
-def test_voc_c_lists_pictures_with_one_kind_of_object(tmp_path: Path) -> None:
+def test_voc_c_lists_images_with_one_object_class(tmp_path: Path) -> None:
     voc(tmp_path)
-    assert made("VOCC", tmp_path).made == 1
+    assert prepare_benchmark("VOCC", tmp_path).num_written == 1
     listed = tmp_path / "VOCdevkit" / "VOC2012" / "ImageSets" / "Segmentation" / "val_voc_c.txt"
     assert listed.read_text() == "2008_000042\n"
 
 
 @pytest.mark.parametrize("name", PREPARED)
-def test_the_second_time_nothing_is_done_and_originals_stay(name: str, tmp_path: Path) -> None:
+def test_the_second_time_nothing_is_written_and_published_files_stay(name: str, tmp_path: Path) -> None:
     TREES[name](tmp_path)
     before = snapshot(tmp_path)
-    first = made(name, tmp_path)
+    first = prepare_benchmark(name, tmp_path)
     after = snapshot(tmp_path)
-    assert (first.there, first.errors) == (0, [])
-    assert len(after) - len(before) == first.made > 0
+    assert (first.num_existing, first.errors) == (0, [])
+    assert len(after) - len(before) == first.num_written > 0
     assert {path: after[path] for path in before} == before
-    second = made(name, tmp_path)
-    assert (second.there, second.made, second.errors) == (first.made, 0, [])
+    second = prepare_benchmark(name, tmp_path)
+    assert (second.num_existing, second.num_written, second.errors) == (first.num_written, 0, [])
     assert snapshot(tmp_path) == after
 
 
-def test_it_goes_on_where_it_stopped_and_a_damaged_original_does_not_stop_the_rest(tmp_path: Path) -> None:
+def test_it_resumes_and_a_corrupt_published_file_does_not_stop_the_rest(tmp_path: Path) -> None:
     coco(tmp_path)
     folder = tmp_path / "coco_stuff164k" / "annotations" / "val2017"
     damaged = folder / "000000000285.png"
     whole = damaged.read_bytes()
     damaged.write_bytes(whole[:40])
-    done = made("COCOStuff", tmp_path)
-    assert (done.there, done.made, len(done.errors)) == (0, 2, 1)
-    assert f"the label map {damaged} is damaged or no picture" in done.errors[0]
+    report = prepare_benchmark("COCOStuff", tmp_path)
+    assert (report.num_existing, report.num_written, len(report.errors)) == (0, 2, 1)
+    assert f"the label map {damaged} is damaged or not an image" in report.errors[0]
     assert not (folder / "000000000285_labelTrainIds.png").exists()
     damaged.write_bytes(whole)
-    done = made("COCOStuff", tmp_path)
-    assert (done.there, done.made, done.errors) == (2, 1, [])
+    report = prepare_benchmark("COCOStuff", tmp_path)
+    assert (report.num_existing, report.num_written, report.errors) == (2, 1, [])
     assert not list(folder.glob("*.tmp"))
 
 
-def test_many_processes_make_the_same_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.system.parallel.FEW_ITEMS", 1)
+def test_several_processes_write_the_same_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.system.parallel.MIN_PARALLEL_ITEMS", 1)
     for name in ("one", "two"):
         coco(tmp_path / name)
-    assert made("COCOObject", tmp_path / "one").made == 3
-    assert made("COCOObject", tmp_path / "two", workers=2).made == 3
+    assert prepare_benchmark("COCOObject", tmp_path / "one").num_written == 3
+    assert prepare_benchmark("COCOObject", tmp_path / "two", workers=2).num_written == 3
     one, two = (
         {Path(path).name: digest for path, (_, digest) in snapshot(tmp_path / name).items()} for name in ("one", "two")
     )
     assert one == two
 
 
-def test_what_it_is_made_from_is_named_with_where_it_is_published(tmp_path: Path) -> None:
+def test_missing_published_files_are_named_with_their_source(tmp_path: Path) -> None:
     context_mat(tmp_path / "a")
     folder = tmp_path / "a" / "VOCdevkit" / "VOC2010"
     (folder / "trainval").rename(folder / "elsewhere")
     with pytest.raises(DataError, match=r"neither .*trainval_merged.json \(https://codala.*\) nor .*cs\.stanford\.edu"):
-        made("Context59", tmp_path / "a")
+        prepare_benchmark("Context59", tmp_path / "a")
     coco(tmp_path / "b")
     annotations = tmp_path / "b" / "coco_stuff164k" / "annotations"
     path = annotations / "instances_val2017.json"
     content = json.loads(path.read_text())
     path.write_text(json.dumps({**content, "categories": content["categories"][:5]}))
     with pytest.raises(DataError, match="does not have the 80 categories of COCO"):
-        made("COCOObject", tmp_path / "b")
+        prepare_benchmark("COCOObject", tmp_path / "b")
     path.write_text(json.dumps({**content, "images": content["images"][:2]}))
     with pytest.raises(DataError, match=r"instances_val2017\.json"):
-        made("COCOObject", tmp_path / "b")
+        prepare_benchmark("COCOObject", tmp_path / "b")
     path.write_text("{")
     with pytest.raises(DataError, match="is damaged or not that of http://images"):
-        made("COCOObject", tmp_path / "b")
+        prepare_benchmark("COCOObject", tmp_path / "b")
     path.unlink()
     with pytest.raises(DataError, match=r"instances_val2017\.json is missing: it is in annotations_trainval2017\.zip"):
-        made("COCOObject", tmp_path / "b")
+        prepare_benchmark("COCOObject", tmp_path / "b")
     (annotations / "val2017" / "000000000139.png").unlink()
-    assert "000000000139.png is missing: it is in stuffthingmaps" in made("COCO27", tmp_path / "b").errors[0]
+    assert (
+        "000000000139.png is missing: it is in stuffthingmaps" in prepare_benchmark("COCO27", tmp_path / "b").errors[0]
+    )
 
 
-def test_a_damaged_mat_file_is_named(tmp_path: Path) -> None:
+def test_a_corrupt_mat_file_is_named(tmp_path: Path) -> None:
     context_mat(tmp_path)
     path = tmp_path / "VOCdevkit" / "VOC2010" / "trainval" / "2008_000002.mat"
     path.write_bytes(path.read_bytes()[:150])
-    done = made("Context60", tmp_path)
-    assert len(done.errors) == 1
-    assert f"{path} is damaged or not one of https://cs.stanford.edu" in done.errors[0]
+    report = prepare_benchmark("Context60", tmp_path)
+    assert len(report.errors) == 1
+    assert f"{path} is damaged or not one of https://cs.stanford.edu" in report.errors[0]
 
 
-def test_an_unwritable_folder_is_said(tmp_path: Path) -> None:
+def test_an_unwritable_folder_is_an_error(tmp_path: Path) -> None:
     coco(tmp_path)
     folder = tmp_path / "coco_stuff164k" / "annotations" / "val2017"
     # Root may write anywhere, so a file stands where the folder should be.
     folder.rename(tmp_path / "maps")
     folder.write_text("")
-    done = made("COCOObject", tmp_path)
-    assert len(done.errors) == 3
-    assert "000000000139_objects.png cannot be written" in done.errors[0]
+    report = prepare_benchmark("COCOObject", tmp_path)
+    assert len(report.errors) == 3
+    assert "000000000139_objects.png cannot be written" in report.errors[0]

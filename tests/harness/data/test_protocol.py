@@ -1,4 +1,4 @@
-"""The protocol: a value that does what mmsegmentation does, and whose fingerprint tells every choice."""
+"""The protocol: equal to mmsegmentation, with a fingerprint over every choice."""
 
 import dataclasses
 from pathlib import Path
@@ -42,8 +42,8 @@ OTHER: dict[str, Any] = {
 def load(path: Path) -> Protocol:
     """A protocol file as the command line reads it."""
     built = parser()
-    given = ["--method", "tinyseg.NearestColour", "--data", "tinyseg.Squares", "--protocol", str(path)]
-    return built.instantiate(built.parse_args(given)).protocol
+    arguments = ["--method", "tinyseg.NearestColour", "--data", "tinyseg.Squares", "--protocol", str(path)]
+    return built.instantiate(built.parse_args(arguments)).protocol
 
 
 @pytest.mark.parametrize("path", PROTOCOLS, ids=lambda path: path.stem)
@@ -51,7 +51,7 @@ def test_every_protocol_file_loads_and_is_named_after_its_file(path: Path, exter
     assert load(path).name == path.stem
 
 
-def test_the_fingerprint_of_tcl_is_the_one_that_scores_bear(external: Path) -> None:
+def test_the_fingerprint_of_tcl_is_unchanged(external: Path) -> None:
     assert load(REPOSITORY / "configs" / "protocols" / "tcl.yaml").fingerprint == TCL
 
 
@@ -64,10 +64,10 @@ def test_the_fingerprint_changes_with_every_field_but_the_name() -> None:
     assert len({base.fingerprint, *prints.values()}) == len(OTHER) + 1
 
 
-def test_equal_settings_have_equal_fingerprints_however_they_were_given(external: Path) -> None:
+def test_equal_settings_have_equal_fingerprints_from_files_and_flags(external: Path) -> None:
     built = parser()
-    made = built.instantiate(built.parse_args(["--config", str(SQUARES), "--protocol.stride", "16"]))
-    assert made.protocol.fingerprint == Protocol(name="x", size=(400, 48), window=32, stride=16).fingerprint
+    parsed = built.instantiate(built.parse_args(["--config", str(SQUARES), "--protocol.stride", "16"]))
+    assert parsed.protocol.fingerprint == Protocol(name="x", size=(400, 48), window=32, stride=16).fingerprint
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_sizes_are_those_of_mmcv() -> None:
         protocol = Protocol(name="p", size=size)
         for height, width in sides:
             wide, high = mmcv.image.geometric.rescale_size((width, height), size)
-            # mmcv gives lines of no pixels, which it then cannot resize.
+            # mmcv computes sides of 0 pixels, to which it then cannot resize.
             assert protocol.resized_size(height, width) == (max(1, high), max(1, wide)), (height, width, size)
 
 
@@ -114,7 +114,7 @@ def test_pixels_are_those_of_mmcv() -> None:
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "lanczos"])
-def test_no_picture_is_resized_to_nothing(interpolation: Literal["bilinear", "lanczos"]) -> None:
+def test_no_image_is_resized_to_zero_pixels(interpolation: Literal["bilinear", "lanczos"]) -> None:
     protocol = Protocol(name="p", size=(400, 96), interpolation=interpolation)
     assert mmcv.image.geometric.rescale_size((1000, 1), (400, 96)) == (400, 0)
     line = np.random.default_rng(3).integers(0, 256, (1, 1000, 3), dtype=np.uint8)
@@ -137,7 +137,7 @@ def test_lanczos_is_antialiased_and_bilinear_is_not() -> None:
     assert sharp.max() == 0
 
 
-def test_labels_are_scored_at_the_size_that_the_protocol_says() -> None:
+def test_labels_are_scored_at_the_size_of_the_protocol() -> None:
     labels = np.random.default_rng(2).integers(0, 9, (30, 50), dtype=np.uint8)
     assert Protocol(name="p").resize_labels(labels) is labels
     resized = Protocol(name="p", labels="resized", label_size=60).resize_labels(labels)

@@ -1,4 +1,4 @@
-"""The vocabulary: a user's words, in order, each once."""
+"""The vocabulary: a user's class names, in order, each once."""
 
 import pytest
 
@@ -6,13 +6,13 @@ from harness import ConfigurationError, Vocabulary
 from harness.data.vocabulary import voc_palette
 
 
-def test_words_of_a_person() -> None:
-    vocabulary = Vocabulary.from_words(" corgi, park bench ,, sky")
+def test_class_names_of_a_user() -> None:
+    vocabulary = Vocabulary.from_class_names(" corgi, park bench ,, sky")
     assert vocabulary.names == ("background", "corgi", "park bench", "sky")
     assert vocabulary.background
     assert vocabulary.foreground == ("corgi", "park bench", "sky")
-    assert Vocabulary.from_words("background, corgi").names == ("background", "corgi")
-    assert Vocabulary.from_words(["a, b", "c"], background=False).names == ("a, b", "c")
+    assert Vocabulary.from_class_names("background, corgi").names == ("background", "corgi")
+    assert Vocabulary.from_class_names(["a, b", "c"], background=False).names == ("a, b", "c")
 
 
 @pytest.mark.parametrize(
@@ -26,17 +26,17 @@ def test_words_of_a_person() -> None:
         ({"names": ("a", "b"), "palette": ((0, 0, 0),)}, "1 colours for 2 classes"),
     ],
 )
-def test_what_is_wrong_is_said(settings: dict, message: str) -> None:
+def test_invalid_vocabularies_are_errors(settings: dict, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         Vocabulary(**settings)
 
 
-def test_no_words_are_an_error() -> None:
+def test_no_class_names_are_an_error() -> None:
     with pytest.raises(ConfigurationError, match="--classes"):
-        Vocabulary.from_words(" , ")
+        Vocabulary.from_class_names(" , ")
 
 
-def test_colours_are_those_of_voc_and_only_a_background_is_black() -> None:
+def test_the_palette_is_that_of_voc_and_only_a_background_is_black() -> None:
     assert voc_palette(5) == ((0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0), (0, 0, 128))
     assert len(set(voc_palette(256))) == 256
     assert Vocabulary(("background", "a"), background=True).palette == ((0, 0, 0), (128, 0, 0))

@@ -12,7 +12,7 @@ import torch
 
 from harness import ConfigurationError, RunError, Sample
 from harness.commands import together
-from harness.commands.arguments import resolve_entry_points
+from harness.commands.arguments import resolve_names
 from harness.commands.evaluate import evaluate_parsed, parser
 from harness.commands.together import evaluate_together, groups
 from harness.engine.evaluation import Evaluation
@@ -94,7 +94,7 @@ def lines(name: str, folder: Path, store: Path) -> list[list[str]]:
 
 def parsed(given: list[list[str]]) -> list[Any]:
     built = parser()
-    return [built.parse_args(resolve_entry_points(arguments)) for arguments in given]
+    return [built.parse_args(resolve_names(arguments)) for arguments in given]
 
 
 def together_in_order(*given: Any) -> list[Evaluation]:
@@ -317,8 +317,8 @@ def test_what_several_points_need_is_made_once(external: Path, tmp_path: Path) -
     assert len(log.read_text().splitlines()) == 2 * 5  # start and end of each class
     first, second = (evaluation.method.precomputed for evaluation in evaluations)
     assert first.bank == second.bank is not None
-    assert [(stage.items, sum(stage.made)) for stage in first.stages] == [(5, 5), (5, 5)]
-    assert [(stage.items, sum(stage.made)) for stage in second.stages] == [(5, 0), (5, 0)]
+    assert [(stage.num_items, sum(stage.computed_per_rank)) for stage in first.stages] == [(5, 5), (5, 5)]
+    assert [(stage.num_items, sum(stage.computed_per_rank)) for stage in second.stages] == [(5, 0), (5, 0)]
 
 
 def test_a_point_of_another_evaluation_is_named(own_squares: Path, tmp_path: Path) -> None:

@@ -81,10 +81,10 @@ def test_corrupt_images_stop_or_are_skipped(ovseg: Callable[..., Outcome], folde
     given = [folder, "--classes", "corgi", "--out", tmp_path / "out"]
     stopped = segment(ovseg, *given)
     assert stopped.code == 2
-    assert re.fullmatch(r"ovseg segment: the picture .*a\.jpg is damaged or no picture: .*\n", stopped.err)
+    assert re.fullmatch(r"ovseg segment: the image .*a\.jpg is damaged or not an image: .*\n", stopped.err)
     skipped = segment(ovseg, *given, "--on_error", "skip")
     assert skipped.code == 0
-    assert f"{folder / 'a.jpg'}: skipped: the picture" in skipped.out
+    assert f"{folder / 'a.jpg'}: skipped: the image" in skipped.out
     assert skipped.out.count("%") == 3
 
 
@@ -113,7 +113,7 @@ def test_output_names_are_plain_and_unique(tmp_path: Path) -> None:
 
 
 def test_what_is_no_picture_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no images in the folder"):
-        ImageFiles([str(tmp_path)], Vocabulary(("x",)))
+    with pytest.raises(DataError, match=r"no pictures in the folder"):
+        Pictures([str(tmp_path)], Vocabulary(("x",)))
     with pytest.raises(DataError, match=r"the image .*b\.png is missing"):
-        ImageFiles([str(tmp_path / "b.png")], Vocabulary(("x",)))
+        Pictures([str(tmp_path / "b.png")], Vocabulary(("x",)))

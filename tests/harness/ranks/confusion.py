@@ -24,4 +24,4 @@ if __name__ == "__main__":
     protocol = Protocol(name="squares", size=(400, 48), window=32, stride=16)
     metric = evaluate(NearestColour(), Squares(), protocol, trainer, run_dir).metric
     print(json.dumps(metric.compute()["confusion"].tolist()))
-    distributed.leave()
+    distributed.leave_process_group()

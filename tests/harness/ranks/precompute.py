@@ -31,11 +31,16 @@ def assemble(store: ArtifactStore) -> dict[str, torch.Tensor]:
 method = SimpleNamespace(name="painted", stages=lambda: stages, assemble=assemble, adopt=held.update)
 store = ArtifactStore(Path(given["store"].format(rank=rank)))
 try:
-    done = precompute(method, store, given.get("patience", 30))
+    done = precompute(method, store, given.get("heartbeat_timeout", 30))
 except OvsegError as error:
     print(json.dumps({"rank": rank, "error": str(error)}))
-    distributed.leave()
+    distributed.leave_process_group()
     sys.exit(2)
 found = {"rank": rank, "bank": done.bank, "held": hash_tensors(held), "keys": store.all_keys()}
-print(json.dumps(found | {"made": [stage.made for stage in done.stages], "copied": [s.copied for s in done.stages]}))
-distributed.leave()
+print(
+    json.dumps(
+        found
+        | {"made": [stage.computed_per_rank for stage in done.stages], "copied": [s.num_copied for s in done.stages]}
+    )
+)
+distributed.leave_process_group()

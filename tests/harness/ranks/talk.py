@@ -1,4 +1,4 @@
-"""One rank of the test of what ranks say to each other."""
+"""One rank of the test of communication between ranks."""
 
 import json
 
@@ -16,7 +16,7 @@ def fail() -> None:
 
 
 try:
-    distributed.together(fail if rank == 1 else None)
+    distributed.run_and_sync_errors(fail if rank == 1 else None)
     failed = None
 except RunError as error:
     failed = str(error)
@@ -25,8 +25,8 @@ found = {
     "gathered": distributed.gather(["rank", rank, "ü" * rank * 1000]),
     "told": distributed.broadcast({"from": rank}),
     "failed": failed,
-    "together": distributed.together((lambda: "value") if rank == 0 else None),
+    "synced": distributed.run_and_sync_errors((lambda: "value") if rank == 0 else None),
 }
-distributed.leave()
+distributed.leave_process_group()
 found["left"] = [distributed.rank(), distributed.world_size()]
 print(json.dumps(found))

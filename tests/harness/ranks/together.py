@@ -19,4 +19,4 @@ if __name__ == "__main__":
         print(error, file=sys.stderr)
         sys.exit(2)
     finally:
-        distributed.leave()
+        distributed.leave_process_group()

@@ -1,4 +1,4 @@
-"""``ovseg compare``: differences are those of the runs, intervals of paired draws, unlike runs are refused."""
+"""``ovseg compare``: differences of scores, intervals of the paired bootstrap, refusal of incompatible runs."""
 
 import csv
 import json
@@ -10,7 +10,7 @@ import pytest
 
 from harness.results.comparison import Run, compare
 from harness.results.metric import Scores
-from harness.results.results import total
+from harness.results.results import total_areas
 from tests.running import SQUARES, Outcome
 
 
@@ -33,8 +33,8 @@ def test_scores_and_changes_are_those_of_the_runs(
     written = json.loads((tmp_path / "table.json").read_text())
     results = [json.loads((run / "results.json").read_text()) for run in (first, second)]
     scores = {row["name"]: row for row in written["scores"]}
-    assert (scores["mIoU"]["first"], scores["mIoU"]["second"]) == tuple(each["miou"] for each in results)
-    for one, two in zip(*(each["per_class"] for each in results), strict=True):
+    assert (scores["mIoU"]["first"], scores["mIoU"]["second"]) == tuple(run["miou"] for run in results)
+    for one, two in zip(*(run["per_class"] for run in results), strict=True):
         row = scores[one["name"]]
         assert (row["first"], row["second"]) == (one["iou"], two["iou"])
         assert row["change"] == two["iou"] - one["iou"]
@@ -48,18 +48,18 @@ def test_scores_and_changes_are_those_of_the_runs(
 
 def test_a_run_does_not_differ_from_itself(make: Callable[..., Path]) -> None:
     run = Run.read(make("a"))
-    for each in compare(run, run, samples=50):
-        assert (each.change, each.low, each.high) == (0, 0, 0)
+    for difference in compare(run, run, num_resamples=50):
+        assert (difference.change, difference.low, difference.high) == (0, 0, 0)
 
 
-def test_intervals_are_those_of_images_drawn_in_pairs(make: Callable[..., Path]) -> None:
+def test_intervals_are_those_of_paired_resamples(make: Callable[..., Path]) -> None:
     first, second = Run.read(make("a")), Run.read(make("b", "--method.patch=16"))
     random, changes = np.random.default_rng(7), []
     for _ in range(300):
-        drawn = random.integers(len(first.records), size=len(first.records))
-        one, two = (Scores.of(total([run.records[i] for i in drawn], 5)).miou for run in (first, second))
+        resample = random.integers(len(first.records), size=len(first.records))
+        one, two = (Scores.of(total_areas([run.records[i] for i in resample], 5)).miou for run in (first, second))
         changes.append((two or 0) - (one or 0))
-    (miou, *_) = compare(first, second, samples=300, level=0.9, seed=7)
+    (miou, *_) = compare(first, second, num_resamples=300, level=0.9, seed=7)
     assert miou.low == pytest.approx(np.percentile(changes, 5))
     assert miou.high == pytest.approx(np.percentile(changes, 95))
 
@@ -79,7 +79,7 @@ def test_other_data_or_protocol_is_refused_unless_told(
     assert ovseg("compare", first, fewer, "--anyway").code == 2  # other images cannot be paired
 
 
-def test_what_is_no_finished_run_is_said(
+def test_an_incomplete_run_is_an_error(
     make: Callable[..., Path], ovseg: Callable[..., Outcome], tmp_path: Path
 ) -> None:
     run = make("a")

@@ -17,7 +17,7 @@ RANK = TESTS / "harness" / "ranks" / "metric.py"
 
 
 def maps(seed: int, classes: int, used: list[int], ignored: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """A prediction and a truth that agree on about half of the pixels, over some of the classes."""
+    """A prediction and labels that agree on about half of the pixels, over some of the classes."""
     random = np.random.default_rng(seed)
     shape = random.integers(1, 60, 2)
     labels = random.choice(used, shape)
@@ -44,34 +44,34 @@ def test_scores_are_those_of_mmsegmentation(classes: int, used: list[int], ignor
         counted = IoUMetric.intersect_and_union(prediction.long(), labels.long(), classes, 255)
         totals = [total + part for total, part in zip(totals, counted, strict=True)]
     expected = IoUMetric.total_area_to_metrics(*(total.double() for total in totals), ["mIoU"])
-    found = metric.compute()
-    confusion = found["confusion"]
+    scores = metric.compute()
+    confusion = scores["confusion"]
     assert torch.equal(confusion.diagonal(), totals[0].long())
     assert torch.equal(confusion.sum(0), totals[2].long())
     assert torch.equal(confusion.sum(1), totals[3].long())
-    np.testing.assert_allclose(found["iou"], 100 * expected["IoU"], rtol=1e-12)
-    np.testing.assert_allclose(found["accuracy"], 100 * expected["Acc"], rtol=1e-12)
-    assert found["pixel_accuracy"] == pytest.approx(100 * float(expected["aAcc"]))
-    assert found["miou"] == pytest.approx(100 * np.nanmean(expected["IoU"]))
-    assert found["mean_accuracy"] == pytest.approx(100 * np.nanmean(expected["Acc"]))
+    np.testing.assert_allclose(scores["iou"], 100 * expected["IoU"], rtol=1e-12)
+    np.testing.assert_allclose(scores["accuracy"], 100 * expected["Acc"], rtol=1e-12)
+    assert scores["pixel_accuracy"] == pytest.approx(100 * float(expected["aAcc"]))
+    assert scores["miou"] == pytest.approx(100 * np.nanmean(expected["IoU"]))
+    assert scores["mean_accuracy"] == pytest.approx(100 * np.nanmean(expected["Acc"]))
 
 
 @given(st.lists(st.integers(0, 3), min_size=12, max_size=12), st.integers(0, 2**32 - 1))
 @settings(max_examples=30, deadline=None)
 def test_counts_do_not_depend_on_how_images_are_split(parts: list[int], seed: int) -> None:
-    whole, split = SegmentationMetric(6), [SegmentationMetric(6) for _ in range(4)]
+    single, split = SegmentationMetric(6), [SegmentationMetric(6) for _ in range(4)]
     for index, part in enumerate(parts):
         prediction, labels = maps(seed + index, 6, [0, 1, 2, 4], 0.1)
-        whole.update(prediction, labels)
+        single.update(prediction, labels)
         split[part].update(prediction, labels)
-    merged = sum((Areas.of(each.confusion) for each in split), start=Areas.zero(6))
-    assert merged == Areas.of(whole.confusion)
-    assert torch.equal(sum(each.confusion for each in split), whole.confusion)
-    assert Scores.of(merged) == Scores.of(Areas.of(whole.confusion))
+    merged = sum((Areas.of(metric.confusion) for metric in split), start=Areas.zero(6))
+    assert merged == Areas.of(single.confusion)
+    assert torch.equal(sum(metric.confusion for metric in split), single.confusion)
+    assert Scores.of(merged) == Scores.of(Areas.of(single.confusion))
 
 
 def test_counts_are_exact_where_float32_is_not() -> None:
-    """2^24 + 1 is the first whole number that float32 has not; mmsegmentation's histogram would stay at 2^24."""
+    """2^24 + 1 is the first integer that float32 cannot represent; mmsegmentation's histogram would stay at 2^24."""
     metric, pixels = SegmentationMetric(2), 2**24
     metric.update(torch.ones(2**12, 2**12, dtype=torch.uint8), torch.ones(2**12, 2**12, dtype=torch.uint8))
     for _ in range(3):
@@ -83,7 +83,7 @@ def test_counts_are_exact_where_float32_is_not() -> None:
 
 
 def test_absent_classes_are_dropped_or_counted_as_zero() -> None:
-    # Class 0 labelled and found, class 1 absent from both, class 2 predicted but not labelled.
+    # Class 0 labelled and predicted, class 1 absent from both, class 2 predicted but not labelled.
     areas = Areas((8, 0, 0), (8, 0, 2), (10, 0, 0))
     dropped, zero = Scores.of(areas), Scores.of(areas, "zero")
     assert dropped.iou == (80.0, None, 0.0)
@@ -94,14 +94,14 @@ def test_absent_classes_are_dropped_or_counted_as_zero() -> None:
     assert dropped.mean_accuracy == 80.0
 
 
-def test_what_has_no_pixels_is_undefined() -> None:
+def test_scores_without_pixels_are_undefined() -> None:
     scores = Scores.of(Areas.zero(3))
     assert scores == Scores(None, None, None, (None,) * 3, (None,) * 3)
-    found = SegmentationMetric(3).compute()
-    assert all(found[key].isnan().all() for key in ("miou", "pixel_accuracy", "mean_accuracy", "iou", "accuracy"))
+    scores = SegmentationMetric(3).compute()
+    assert all(scores[key].isnan().all() for key in ("miou", "pixel_accuracy", "mean_accuracy", "iou", "accuracy"))
 
 
-def test_ignored_pixels_are_counted_nowhere() -> None:
+def test_ignored_pixels_are_not_counted() -> None:
     labels = torch.tensor([[255, 255, 1]], dtype=torch.uint8)
     prediction = torch.tensor([[0, 1, 1]], dtype=torch.uint8)
     assert confusion_matrix(prediction, labels, 2).tolist() == [[0, 0], [0, 1]]
@@ -112,7 +112,7 @@ def test_rows_are_labels_and_columns_predictions() -> None:
     assert confusion_matrix(torch.tensor([[1]]), torch.tensor([[0]]), 2).tolist() == [[0, 1], [0, 0]]
 
 
-def test_a_score_is_computed_anew_after_more_images() -> None:
+def test_a_score_is_recomputed_after_more_images() -> None:
     metric = SegmentationMetric(2)
     metric.add(torch.tensor([[1, 0], [0, 1]]))
     assert metric.compute()["miou"] == 100

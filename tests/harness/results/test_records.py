@@ -1,4 +1,4 @@
-"""Records: nothing finished is lost, nothing damaged is believed."""
+"""Records: finished images are never lost, and corrupt lines are left out."""
 
 import os
 from pathlib import Path
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from harness import RunError
 from harness.results.metric import Areas, confusion_matrix
 from harness.results.records import Record, RecordWriter, merge, read_lines
-from harness.results.results import check_complete, total
+from harness.results.results import check_complete, total_areas
 
 
 def record(index: int, seconds: float = 0.1) -> Record:
@@ -21,7 +21,7 @@ def record(index: int, seconds: float = 0.1) -> Record:
 
 
 @given(st.lists(st.tuples(*(st.integers(0, 2**40) for _ in range(3))), min_size=1, max_size=8), st.text())
-def test_a_record_survives_its_line(rows: list[tuple[int, int, int]], id: str) -> None:
+def test_a_record_survives_json(rows: list[tuple[int, int, int]], id: str) -> None:
     # An intersection is part of both other areas.
     areas = Areas(*zip(*((i, i + p, i + g) for i, p, g in rows), strict=True))
     written = Record.of(3, id, areas, 0.25)
@@ -32,14 +32,14 @@ def test_a_record_survives_its_line(rows: list[tuple[int, int, int]], id: str) -
 
 
 def test_a_skipped_image_has_a_record_without_pixels() -> None:
-    skipped = Record.from_json(Record(4, "x", skipped="the picture x.png is damaged").to_json())
-    assert skipped.skipped == "the picture x.png is damaged"
+    skipped = Record.from_json(Record(4, "x", skipped="the image x.png is corrupt").to_json())
+    assert skipped.skipped == "the image x.png is corrupt"
     assert skipped.areas(3) == Areas.zero(3)
 
 
-def test_a_line_cut_short_at_any_place_counts_as_not_done(tmp_path: Path) -> None:
+def test_a_line_truncated_anywhere_counts_as_not_done(tmp_path: Path) -> None:
     file, records = tmp_path / "records.jsonl", [record(index) for index in range(3)]
-    content = "".join(each.to_json() + "\n" for each in records).encode()
+    content = "".join(line.to_json() + "\n" for line in records).encode()
     second = content.rindex(b"\n", 0, -1) + 1
     for length in range(second, len(content) - 1):
         file.write_bytes(content[:length])
@@ -48,10 +48,10 @@ def test_a_line_cut_short_at_any_place_counts_as_not_done(tmp_path: Path) -> Non
     assert read_lines(file) == records
 
 
-@pytest.mark.parametrize("damaged", ["{}", "[]", "7", "null", "", "\x00\x00", '{"index":1,"id":"a"}', '{"index":1'])
-def test_a_line_that_is_no_record_is_left_out_and_the_others_count(damaged: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("corrupt", ["{}", "[]", "7", "null", "", "\x00\x00", '{"index":1,"id":"a"}', '{"index":1'])
+def test_a_line_that_is_not_a_record_is_left_out(corrupt: str, tmp_path: Path) -> None:
     file = tmp_path / "records.jsonl"
-    file.write_text("".join(f"{line}\n" for line in (record(0).to_json(), damaged, record(2).to_json())))
+    file.write_text("".join(f"{line}\n" for line in (record(0).to_json(), corrupt, record(2).to_json())))
     assert read_lines(file) == [record(0), record(2)]
 
 
@@ -72,7 +72,7 @@ def test_a_written_record_is_on_disk_at_once(tmp_path: Path, monkeypatch: pytest
     writer = RecordWriter(tmp_path / "records" / "a.jsonl")
     for index in range(3):
         writer.write(record(index))
-        assert read_lines(tmp_path / "records" / "a.jsonl") == [record(each) for each in range(index + 1)]
+        assert read_lines(tmp_path / "records" / "a.jsonl") == [record(i) for i in range(index + 1)]
     assert len(synced) == 3
     writer.close()
 
@@ -90,17 +90,17 @@ def test_two_different_results_of_one_image_are_an_error() -> None:
 
 
 def test_a_sum_of_records_is_the_sum_of_their_pixels() -> None:
-    summed = total([record(index) for index in range(5)], 6)
+    summed = total_areas([record(index) for index in range(5)], 6)
     assert sum(summed.label) == sum(summed.prediction) == 5 * 81
     assert summed.label[4:] == (0, 0)
 
 
 @pytest.mark.parametrize(
-    ("found", "named"),
+    ("recorded", "named"),
     [([0, 1], "städte/2.png"), ([0, 1, 2, 3], "städte/3.png"), ([0, 2], "städte/1.png"), ([0, 1, 1], None)],
 )
-def test_a_score_needs_every_image_exactly_once(found: list[int], named: str | None) -> None:
+def test_a_score_needs_every_image_exactly_once(recorded: list[int], named: str | None) -> None:
     ids = [f"städte/{index}.png" for index in range(3)]
     with pytest.raises(RunError, match=named or "exactly once"):
-        check_complete([record(index) for index in found], ids)
+        check_complete([record(index) for index in recorded], ids)
     check_complete([record(index) for index in range(3)], ids)

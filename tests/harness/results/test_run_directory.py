@@ -1,4 +1,4 @@
-"""The run directory: whose it is, who writes it, and what is refused."""
+"""The run directory: its identity, its lock, and errors."""
 
 import json
 import re
@@ -25,13 +25,13 @@ HOLD = """
 import pathlib, sys, time
 from harness.results.run_directory import RunDirectory
 directory = RunDirectory(pathlib.Path(sys.argv[1]))
-directory.hold()
+directory.acquire()
 print("held", flush=True)
 time.sleep(600)
 """
 
 
-def test_a_name_is_plain_and_unique() -> None:
+def test_a_default_name_is_safe_and_unique() -> None:
     names = {default_name("CLIP-DIY/../x", "ADE 20k") for _ in range(20)}
     assert len(names) == 20
     for name in names:
@@ -40,7 +40,7 @@ def test_a_name_is_plain_and_unique() -> None:
 
 def test_the_same_identity_is_accepted_again(tmp_path: Path) -> None:
     for _ in range(2):
-        RunDirectory(tmp_path).identify(IDENTITY)
+        RunDirectory(tmp_path).ensure_identity(IDENTITY)
 
 
 @pytest.mark.parametrize(
@@ -56,14 +56,14 @@ def test_the_same_identity_is_accepted_again(tmp_path: Path) -> None:
     ],
 )
 def test_another_identity_is_refused_by_name(path: tuple[str, ...], value: Any, named: str, tmp_path: Path) -> None:
-    RunDirectory(tmp_path).identify(IDENTITY)
+    RunDirectory(tmp_path).ensure_identity(IDENTITY)
     changed = json.loads(json.dumps(IDENTITY))
     inner = changed
     for key in path[:-1]:
         inner = inner[key]
     inner[path[-1]] = value
     with pytest.raises(RunError, match="belongs to another evaluation") as caught:
-        RunDirectory(tmp_path).identify(changed)
+        RunDirectory(tmp_path).ensure_identity(changed)
     assert named in str(caught.value)
     assert str(caught.value).count("->") == 1
 
@@ -74,47 +74,47 @@ def test_every_difference_is_named() -> None:
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"schema": 1}', "7"])
-def test_a_damaged_identity_is_named(content: str, tmp_path: Path) -> None:
+def test_a_corrupt_identity_is_an_error(content: str, tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(content)
     with pytest.raises(RunError, match=r"run\.json is damaged"):
-        RunDirectory(tmp_path).identify(IDENTITY)
+        RunDirectory(tmp_path).ensure_identity(IDENTITY)
 
 
 def test_results_of_unknown_origin_are_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text("{}")
     with pytest.raises(RunError, match=r"holds results but no run\.json"):
-        RunDirectory(tmp_path).identify(IDENTITY)
+        RunDirectory(tmp_path).ensure_identity(IDENTITY)
 
 
-def test_a_directory_is_held_by_one_at_a_time(tmp_path: Path) -> None:
+def test_a_directory_is_locked_by_one_process_at_a_time(tmp_path: Path) -> None:
     first, second = RunDirectory(tmp_path), RunDirectory(tmp_path)
-    first.hold()
+    first.acquire()
     with pytest.raises(RunError, match="is held by process"):
-        second.hold()
+        second.acquire()
     first.release()
-    second.hold()
+    second.acquire()
     second.release()
 
 
-def test_a_hold_ends_with_its_process_however_it_dies(tmp_path: Path) -> None:
+def test_a_lock_ends_with_its_process_even_if_killed(tmp_path: Path) -> None:
     holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
         with pytest.raises(RunError, match=f"is held by process {holder.pid} on "):
-            RunDirectory(tmp_path).hold()
+            RunDirectory(tmp_path).acquire()
     finally:
         holder.send_signal(signal.SIGKILL)
         holder.wait()
-    mine = RunDirectory(tmp_path)
-    until(lambda: mine.hold() is None)
-    mine.release()
+    run_directory = RunDirectory(tmp_path)
+    until(lambda: run_directory.acquire() is None)
+    run_directory.release()
 
 
 def test_a_path_that_cannot_be_a_directory_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match=r"--run_dir .*file/run cannot be made"):
-        RunDirectory(tmp_path / "file" / "run").hold()
+    with pytest.raises(RunError, match=r"--run_dir .*file/run cannot be created"):
+        RunDirectory(tmp_path / "file" / "run").acquire()
 
 
 def test_writers_never_share_a_file(tmp_path: Path) -> None:
@@ -127,12 +127,12 @@ def test_writers_never_share_a_file(tmp_path: Path) -> None:
     assert sorted(len(part) for part in directory.records()) == [1] * 6
 
 
-def test_merged_images_replace_the_parts(tmp_path: Path) -> None:
+def test_merged_records_replace_those_of_the_ranks(tmp_path: Path) -> None:
     directory = RunDirectory(tmp_path)
     writer = directory.writer(0)
     writer.write(Record(0, "x"))
     writer.close()
     directory.write_images([Record(0, "x"), Record(1, "y")])
     assert [len(part) for part in directory.records()] == [2, 1]
-    directory.drop_parts()
+    directory.remove_rank_records()
     assert directory.records() == [[Record(0, "x"), Record(1, "y")]]

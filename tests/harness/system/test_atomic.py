@@ -1,4 +1,4 @@
-"""Atomic files: whole or absent."""
+"""Atomic writes: a file is complete or absent."""
 
 import math
 import os
@@ -9,7 +9,7 @@ import pytest
 from harness.system import atomic
 
 
-def test_a_file_is_replaced_whole_and_readable_by_others(tmp_path: Path) -> None:
+def test_a_file_is_replaced_completely_and_readable_by_others(tmp_path: Path) -> None:
     file = tmp_path / "new" / "folder" / "results.json"
     atomic.write_json(file, {"a": [1, "é"]})
     atomic.write_text(file, "second")
@@ -18,7 +18,7 @@ def test_a_file_is_replaced_whole_and_readable_by_others(tmp_path: Path) -> None
     assert list(file.parent.iterdir()) == [file]
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_no_half_one(
+def test_a_failed_write_keeps_the_old_file_and_leaves_no_temporary_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "results.json"

@@ -1,4 +1,4 @@
-"""What ranks say to each other: JSON of any length, in order, also when one fails."""
+"""Communication between ranks: JSON of any length, in rank order, and errors raised on all ranks."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from tests.running import TESTS, Ranks, until
 RANK = TESTS / "harness" / "ranks" / "talk.py"
 
 
-def test_ranks_hear_each_other(ranks: Ranks) -> None:
+def test_ranks_exchange_values_and_errors(ranks: Ranks) -> None:
     outcomes = ranks.run(RANK, 3)
     assert [outcome.code for outcome in outcomes] == [0, 0, 0], outcomes
     for outcome in outcomes:
@@ -21,11 +21,11 @@ def test_ranks_hear_each_other(ranks: Ranks) -> None:
         assert found["gathered"] == [["rank", index, "ü" * index * 1000] for index in range(3)]
         assert found["told"] == {"from": 0}
         assert found["failed"] == "rank 1 could not"
-        assert found["together"] == ["value", None, None][found["rank"]]
+        assert found["synced"] == ["value", None, None][found["rank"]]
         assert found["left"] == [0, 1]
 
 
-def test_one_process_talks_to_itself() -> None:
+def test_one_process_needs_no_process_group() -> None:
     assert distributed.gather({"a": 1}) == [{"a": 1}]
     assert distributed.broadcast("x") == "x"
     assert (distributed.rank(), distributed.world_size()) == (0, 1)
@@ -33,7 +33,7 @@ def test_one_process_talks_to_itself() -> None:
 
 PARENT = """
 import subprocess, sys, time
-child = "import sys, time; from harness.system.distributed import end_with_parent; end_with_parent(0.05); print('ready', flush=True); time.sleep(600)"
+child = "import sys, time; from harness.system.distributed import exit_with_parent; exit_with_parent(0.05); print('ready', flush=True); time.sleep(600)"
 process = subprocess.Popen([sys.executable, "-c", child], stdout=subprocess.PIPE, text=True)
 process.stdout.readline()
 print(process.pid, flush=True)
@@ -41,7 +41,7 @@ time.sleep(600)
 """  # noqa: E501
 
 
-def test_a_rank_ends_with_the_process_that_launched_it() -> None:
+def test_a_rank_exits_with_the_process_that_launched_it() -> None:
     parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     child = int(parent.stdout.readline())

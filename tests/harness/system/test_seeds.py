@@ -1,4 +1,4 @@
-"""--seeds: which are accepted, and what is said of their spread."""
+"""--seeds: accepted values, and the spread of scores."""
 
 import pytest
 
@@ -17,9 +17,9 @@ def test_spread_is_mean_and_sample_deviation() -> None:
     scores = {
         seed: {"miou": value, "pixel_accuracy": 50.0, "mean_accuracy": None} for seed, value in enumerate((1, 2, 6))
     }
-    found = summarize_seeds(scores)
-    assert found["seeds"] == [0, 1, 2]
-    assert found["miou"] == {"values": [1, 2, 6], "mean": 3, "deviation": pytest.approx(7**0.5)}
-    assert found["pixel_accuracy"]["deviation"] == 0
-    assert found["mean_accuracy"]["mean"] is None
-    assert summarize_seeds({0: scores[0]})["miou"]["deviation"] is None
+    summary = spread(scores)
+    assert summary["seeds"] == [0, 1, 2]
+    assert summary["miou"] == {"values": [1, 2, 6], "mean": 3, "deviation": pytest.approx(7**0.5)}
+    assert summary["pixel_accuracy"]["deviation"] == 0
+    assert summary["mean_accuracy"]["mean"] is None
+    assert spread({0: scores[0]})["miou"]["deviation"] is None

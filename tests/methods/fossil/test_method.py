@@ -294,7 +294,7 @@ def test_nothing_after_feature_extraction_paints_or_extracts_again(bench: Bench)
         method = bench.make(**change)
         assert method.generator.asked == [], change  # type: ignore[union-attr]
         assert bench.searches == searched, change
-        extracted += [sum(stage.made) for stage in method.precomputed.stages]
+        extracted += [sum(stage.computed_per_rank) for stage in method.precomputed.stages]
     assert extracted == [0] * len(extracted)
     # A caption more is one caption more, and a search for all classes.
     assert bench.make(captions=[*CAPTIONS, "the sun"]).generator.asked == [*CAPTIONS[4:], "the sun"]  # type: ignore[union-attr]

@@ -241,7 +241,7 @@ def test_what_is_generated_again(bench: Bench) -> None:
 def test_what_is_embedded_again(bench: Bench) -> None:
     def made(**settings: Any) -> list[int]:
         bench.make(**settings)
-        return [sum(stage.made) for stage in bench.report]
+        return [sum(stage.computed_per_rank) for stage in bench.report]
 
     assert made() == [2, 2, 2]
     assert made() == [0, 0, 0]
@@ -344,7 +344,7 @@ def test_two_ranks_share_the_captions_and_a_killed_run_goes_on(ranks: Ranks, tmp
         return ["precompute", "--config", "configs/experiments/fossil_miniature.yaml", "--store", store, *given]
 
     def counts(out: str) -> dict[str, tuple[int, int]]:
-        found = re.findall(r"^(.+): (\d+) there, (\d+) made", out, re.MULTILINE)
+        found = re.findall(r"^(.+): (\d+) cached, (\d+) computed", out, re.MULTILINE)
         return {name: (int(there), int(made)) for name, there, made in found}
 
     (alone,) = ranks.ovseg(1, *command(str(tmp_path / "alone")))

@@ -22,7 +22,7 @@ from methods.support.nouns import RuleNouns
 from tests.running import Outcome, Ranks, images, integers
 
 PROTOCOL = Protocol("test", resize="none", window=4, stride=2, templates=("{}",))
-WORDS = Vocabulary.from_words("cat, boat, sun")
+WORDS = Vocabulary.from_class_names("cat, boat, sun")
 EXPERIMENT = "configs/experiments/freeseg_diff_miniature.yaml"
 # What a class looks like: one colour each.
 COLOURS = {"cat": (250, 0, 0), "boat": (0, 250, 0), "sun": (0, 0, 250), "sea": (0, 160, 160), "dog": (230, 40, 0)}
@@ -283,7 +283,7 @@ def test_a_second_run_and_another_k_cost_no_caption(tmp_path: Path) -> None:
     assert elsewhere.captioner.asked == 1
 
 
-WORDS_TOO = Vocabulary.from_words("sun, dog")
+WORDS_TOO = Vocabulary.from_class_names("sun, dog")
 
 
 def test_the_caption_is_of_the_image_as_read(tmp_path: Path) -> None:
@@ -303,8 +303,8 @@ def test_names_come_from_the_caption_and_no_other_image_s_words_compete(tmp_path
     scene = stripes(COLOURS["cat"], COLOURS["boat"], COLOURS["sun"])
     assert method.finds_names
     assert method.find_names(scene.original) == ("dog", "boat")
-    alone = Vocabulary.from_words(["dog", "boat"])
-    together = Vocabulary.from_words(["sun", "cat", "dog", "boat"])
+    alone = Vocabulary.from_class_names(["dog", "boat"])
+    together = Vocabulary.from_class_names(["sun", "cat", "dog", "boat"])
     method.names_found = True
     for words, expected in ((alone, [1, 2, 1]), (together, [3, 4, 3])):
         method.bind(words, PROTOCOL)

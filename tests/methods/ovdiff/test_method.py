@@ -217,7 +217,7 @@ def test_miniature_models_segment_a_scene_from_generated_support(tmp_path: Path)
     assert labels.shape == (6, 16)
     bank = method.precomputed.bank
     again = precompute(method, ArtifactStore(tmp_path))
-    assert again.stages[0].made == (0,)
+    assert again.stages[0].computed_per_rank == (0,)
     assert bank is None or again.bank == bank
 
 
