@@ -42,7 +42,7 @@ def run(arguments: list[str]) -> None:
         raise ConfigurationError(f"--out must end in .csv or .json, not '{parsed.out.name}'")
     runs = Run.read(parsed.first), Run.read(parsed.second)
     if (differing := incompatibilities(*runs)) and not parsed.anyway:
-        raise RunError(f"these runs cannot be compared: {'; '.join(differing)} (--anyway does it all the same)")
+        raise RunError(f"these runs cannot be compared: {'; '.join(differing)} (--anyway compares them nevertheless)")
     found = compare(*runs, parsed.samples, parsed.level, parsed.seed)
     for line in differing:
         print(f"differs: {line}")

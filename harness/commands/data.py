@@ -230,7 +230,7 @@ def check(benchmark: type[Benchmark], root: Path, workers: int) -> int:
 
 
 def summary(benchmark: type[Benchmark], found: Inspection) -> Table:
-    """What was seen, as a table."""
+    """The inspection as a table."""
     classes = len(benchmark.default_vocabulary())
     labelled = sum(value < classes for value in found.pixels)
     total = found.pixels.total()

@@ -14,8 +14,8 @@ from harness.commands.arguments import STORE_HELP, Parser, add_composition, inst
 from harness.commands.console import console
 from harness.engine.evaluation import Evaluation, evaluate
 from harness.engine.progress import EvaluationProgress
-from harness.engine.result_images import ResultPictures
-from harness.engine.wandb_report import LoggedPictures, Wandb, report, wanted
+from harness.engine.result_images import ResultImages
+from harness.engine.wandb_report import LoggedImages, Wandb, report, wanted
 from harness.results.results import results_table
 from harness.system import atomic, distributed
 from harness.system.errors import ConfigurationError

@@ -23,7 +23,7 @@ def parser() -> Parser:
 
 
 def run(arguments: list[str]) -> PrecomputeReport:
-    """Parse and precompute; rank 0 prints what was there and what was made, and, last, the store's folder."""
+    """Parse and precompute; rank 0 prints the numbers of cached and computed items and, last, the store's folder."""
     built = parser()
     objects = instantiate(built, built.parse_args(arguments))
     seed_everything(objects.seed, workers=True, verbose=False)

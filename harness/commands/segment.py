@@ -42,16 +42,16 @@ def run(arguments: list[str]) -> None:
     objects = instantiate(built, built.parse_args(arguments))
     objects.method.store = ArtifactStore(objects.store)
     vocabulary: Vocabulary | None = None
-    if made.classes is not None:
-        vocabulary = Vocabulary.from_class_names(made.classes, made.background)
-    elif made.data is not None and not made.method.finds_names:
-        vocabulary = made.data.vocabulary_for(made.protocol.class_names)
-    elif not made.method.finds_names:
-        raise ConfigurationError("say what to look for: --classes 'corgi, bench', or --data for its class names")
-    seed_everything(made.seed, workers=True, verbose=False)
-    pictures = Pictures(made.images, vocabulary, on_error=made.on_error, background=made.background)
-    trainer = make_trainer(made.trainer, [EvaluationProgress()])
-    written = segment(made.method, pictures, made.protocol, trainer, made.out, made.save_explanations)
+    if objects.classes is not None:
+        vocabulary = Vocabulary.from_class_names(objects.classes, objects.background)
+    elif objects.data is not None and not objects.method.finds_names:
+        vocabulary = objects.data.vocabulary_for(objects.protocol.class_names)
+    elif not objects.method.finds_names:
+        raise ConfigurationError("give class names: --classes 'corgi, bench', or --data for its class names")
+    seed_everything(objects.seed, workers=True, verbose=False)
+    images = ImageFiles(objects.images, vocabulary, on_error=objects.on_error, background=objects.background)
+    trainer = make_trainer(objects.trainer, [EvaluationProgress()])
+    written = segment(objects.method, images, objects.protocol, trainer, objects.out, objects.save_explanations)
     if not trainer.is_global_zero:
         return
     for index, id in enumerate(images.ids):

@@ -138,9 +138,9 @@ def report(directory: Path, settings: Wandb, is_node_main: bool) -> None:
                 f"the results are in {directory}, but logging to W&B failed ({reason}); run the same command again"
             ) from error
 
-    said = distributed.run_and_sync_errors(log if distributed.rank() == 0 else None)
-    if said is not None:
-        print(said, flush=True)
+    location = distributed.run_and_sync_errors(log if distributed.rank() == 0 else None)
+    if location is not None:
+        print(location, flush=True)
 
 
 def gather_images(directory: Path, count: int, is_node_main: bool) -> None:

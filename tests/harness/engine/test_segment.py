@@ -113,7 +113,7 @@ def test_output_names_are_plain_and_unique(tmp_path: Path) -> None:
 
 
 def test_what_is_no_picture_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no pictures in the folder"):
-        Pictures([str(tmp_path)], Vocabulary(("x",)))
+    with pytest.raises(DataError, match=r"no images in the folder"):
+        ImageFiles([str(tmp_path)], Vocabulary(("x",)))
     with pytest.raises(DataError, match=r"the image .*b\.png is missing"):
-        Pictures([str(tmp_path / "b.png")], Vocabulary(("x",)))
+        ImageFiles([str(tmp_path / "b.png")], Vocabulary(("x",)))
