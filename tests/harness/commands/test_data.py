@@ -28,7 +28,7 @@ def data_sets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "find_plugins", lambda group: points)
     monkeypatch.delenv("OVSEG_DATA", raising=False)
     for name in TREES:
-        monkeypatch.setattr(getattr(datamodules, name), "published", 3)
+        monkeypatch.setattr(getattr(datamodules, name), "num_images_published", 3)
     monkeypatch.setenv("COLUMNS", "100")
 
 
@@ -91,7 +91,7 @@ def test_what_is_prepared_passes_the_check(
     TREES[NAMES[name]](tmp_path)
     found = getattr(datamodules, NAMES[name])
     if name == "voc_c":
-        monkeypatch.setattr(found, "published", 1)
+        monkeypatch.setattr(found, "num_images_published", 1)
     outcome = ovseg("data", "prepare", name, "--root", tmp_path)
     assert (outcome.code, outcome.err) == (0, "")
     assert "needs no preparation" in outcome.out if not found.prepared_parts else ", 0 already there" in outcome.out
@@ -132,7 +132,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "a corrupt picture": (
         lambda root: (root / JPEG).write_bytes((root / JPEG).read_bytes()[:300]), "unreadable: .*000061.jpg is damaged"
     ),
-    "a label map in colour": (lambda root: write_image(root / MAP, 1), "unreadable: .*000042.png is a RGB picture"),
+    "a label map in colour": (lambda root: write_image(root / MAP, 1), "unreadable: .*000042.png is a RGB image"),
     "a label outside": (
         lambda root: grey(root / MAP, blocks([0, 21, 30], 1)),
         "labels: .*2008_000042.png holds value 21, but only 0-20, 255 have a meaning",
