@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# One entry for one GPU, many GPUs, many nodes: torchrun around ovseg, with what the Trainer must know of it.
+# One entry for one GPU, many GPUs, many nodes: runs ovseg under torchrun, with matching Trainer flags.
 set -euo pipefail
 
 usage() {
     cat <<'END'
 usage: ./launch.sh [--devices D] [--nodes N --node-rank R --master HOST:PORT] [--dry-run] -- COMMAND [ARGUMENT...]
 
-Run "ovseg COMMAND ARGUMENT..." as D processes on each of N nodes, one process a GPU.
+Run "ovseg COMMAND ARGUMENT..." as D processes on each of N nodes, one process per GPU.
 
   --devices D         processes on this node (default: its GPUs, or 1 without any)
   --nodes N           number of nodes (default: 1); call launch.sh once on each, with the same arguments but the rank
@@ -15,7 +15,7 @@ Run "ovseg COMMAND ARGUMENT..." as D processes on each of N nodes, one process a
   --dry-run           print the command instead of running it
 
 Under SLURM, all of these are taken from the environment: "srun --ntasks-per-node=1 ./launch.sh -- evaluate ...".
-The exit code is that of the rank that failed first: 2 for what you can mend.
+The exit code is that of the rank that failed first: 2 for errors that you can fix.
 
   ./launch.sh -- evaluate --config configs/experiments/clip_diy_miniature.yaml
   ./launch.sh --devices 2 -- evaluate --config configs/experiments/clip_diy_miniature.yaml --run_dir runs/mine
@@ -28,7 +28,7 @@ fail() {
     exit 2
 }
 
-# whole_number VALUE LEAST NAME
+# whole_number VALUE MINIMUM NAME
 whole_number() {
     [[ $1 =~ ^[0-9]{1,9}$ ]] && ((10#$1 >= $2)) || fail "$3 must be a whole number of at least $2, not '$1'"
 }
@@ -87,7 +87,7 @@ if [[ $1 == evaluate || $1 == segment || $1 == precompute || $1 == table || $1 =
         nodes=$SLURM_NNODES
         if [[ $nodes != 1 ]]; then
             node_rank=${node_rank:-${SLURM_NODEID:-}}
-            # A port of the job's own: jobs may share a node.
+            # A port per job, since jobs may share a node.
             master=${master:-$(first_host "${SLURM_JOB_NODELIST:-}"):$((20000 + ${SLURM_JOB_ID:-0} % 10000))}
         fi
     fi
@@ -99,7 +99,7 @@ if [[ $1 == evaluate || $1 == segment || $1 == precompute || $1 == table || $1 =
     ranks=(--nproc-per-node "$devices")
     if ((nodes == 1)); then
         [[ -z $master && ${node_rank:-0} == 0 ]] || fail "--master and --node-rank need --nodes of at least 2"
-        # A port that the system finds free.
+        # torchrun picks a free port.
         ranks=(--standalone "${ranks[@]}")
     else
         [[ -n $node_rank ]] || fail "--nodes $nodes needs --node-rank: which node is this, from 0"
@@ -111,7 +111,7 @@ if [[ $1 == evaluate || $1 == segment || $1 == precompute || $1 == table || $1 =
     fi
     trainer=(--trainer.devices "$devices" --trainer.num_nodes "$nodes" --trainer.strategy ddp)
     command=("$python" -m harness.system.launch "${ranks[@]}" -m harness.cli "$@" "${trainer[@]}")
-    # torchrun would set one thread a process, and say so.
+    # torchrun would set one thread per process, with a warning.
     cores=$(getconf _NPROCESSORS_ONLN)
     threads=$((cores > devices ? cores / devices : 1))
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$threads}

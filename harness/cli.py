@@ -12,22 +12,22 @@ from harness.system.errors import OvsegError, did_you_mean
 
 COMMANDS = {
     "evaluate": "evaluate a method on a benchmark and print its mIoU",
-    "precompute": "make what a method needs before its first image, such as generated support sets",
+    "precompute": "compute what a method needs before its first image, such as generated support sets",
     "table": "evaluate every row of a table, such as an ablation",
     "sweep": "evaluate every point of a W&B sweep file and draw its curves",
     "reproduce": "evaluate the rows of a paper's tables and print measured beside published",
     "regress": "compare small fixed runs with a committed baseline: a gate for CI",
-    "compare": "compare two runs, with intervals for what changed",
-    "segment": "segment your own pictures with your own words",
-    "store": "list, verify or prune what was made and kept",
-    "data": "list benchmarks, check one that is on disk, or prepare one that has to be converted",
+    "compare": "compare two runs, with bootstrap intervals",
+    "segment": "segment your own images with your own class names",
+    "store": "list, verify or prune the artifact store",
+    "data": "list benchmarks, check one on disk, or convert one",
     "protocol": "show a protocol, or the fields in which two differ",
     "info": "list methods, data sets, installed versions and devices",
 }
 
 
 def _quiet() -> None:
-    """Leave on the terminal what a person can act on; libraries announce themselves at length."""
+    """Silence messages of libraries that a user cannot act on."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     for name in ("lightning.pytorch", "lightning.fabric", "lightning", "transformers", "diffusers"):
@@ -46,11 +46,11 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run ``ovseg``; returns the exit code: 0; 1 damage found, 2 for the user to mend, 130 interrupted."""
+    """Run ``ovseg``; returns the exit code: 0 success, 1 problems found, 2 user error, 130 interrupted."""
     arguments = sys.argv[1:] if arguments is None else arguments
     top = _Parser(
         prog="ovseg",
-        description="Training-free open-vocabulary semantic segmentation: evaluate methods, segment pictures.",
+        description="Training-free open-vocabulary semantic segmentation: evaluate methods, segment images.",
         epilog="commands:\n"
         + "\n".join(f"  {name:<10} {text}" for name, text in COMMANDS.items())
         + "\n\n'ovseg COMMAND --help' lists a command's arguments,\n"
@@ -81,7 +81,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # Whoever read, such as head, has seen enough; without this Python would complain again when it ends.
+        # The reader, such as head, closed the pipe; without this Python reports the error again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except SystemExit as end:

@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run one command."""
     top = parser()
     options = top.parse_args(arguments)
-    # Before torch is loaded: waiting threads must not take time from other jobs.
+    # Before torch is loaded: idle threads must not take CPU time from other jobs.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if options.command == "sheet":
@@ -52,10 +52,10 @@ def main(arguments: list[str] | None = None) -> None:
         if options.model == "all" and options.out is not None:
             top.error("--out goes with one model")
         if options.model == "vae" and options.steps is not None:
-            top.error("the vae's two legs have their own steps, so --steps is not for it")
+            top.error("--steps does not apply to the vae, which trains in two legs")
         logging.disable_progress_bar()
         chosen = {"steps": options.steps, "folder": options.out}
-        given = {name: value for name, value in chosen.items() if value is not None}
+        options_set = {name: value for name, value in chosen.items() if value is not None}
         runs: dict[str, Callable[..., None]] = {
             "clip": train_clip.train,
             "dino": train_dino.train,
@@ -65,7 +65,13 @@ def main(arguments: list[str] | None = None) -> None:
         }
         for name, run in runs.items():
             if options.model in (name, "all"):
-                run(**(given if name != "vae" else {key: value for key, value in given.items() if key != "steps"}))
+                run(
+                    **(
+                        options_set
+                        if name != "vae"
+                        else {key: value for key, value in options_set.items() if key != "steps"}
+                    )
+                )
 
 
 if __name__ == "__main__":

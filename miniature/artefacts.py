@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from miniature.palette import BARK, COLOURS, CREAM, GLASS, INK, STEEL, between, chance, paint, pick
+from miniature.palette import BARK, COLOURS, CREAM, GLASS, INK, STEEL, between, chance, pick, pick_colour
 from miniature.pen import Pen, box, oval, shape, smooth, tone, vary
 
 
@@ -19,7 +19,7 @@ def _window(pen: Pen, x: float, y: float, size: float, lit: bool) -> None:
 
 def house(pen: Pen, rng: np.random.Generator) -> str:
     """Walls with a gabled, hipped or flat roof, a door, windows, sometimes a chimney; low or with two floors."""
-    word, wall = paint(rng, "white", "white", "red", "yellow", "blue", "orange", "brown", "gray", "pink")
+    word, wall = pick_colour(rng, "white", "white", "red", "yellow", "blue", "orange", "brown", "gray", "pink")
     roof = vary(rng, COLOURS[pick(rng, tuple(c for c in ("red", "brown", "gray", "blue", "black") if c != word))])
     wide, eaves = between(rng, 0.68, 0.92), between(rng, -0.3, 0.05)
     form, peak = pick(rng, ("gable", "gable", "hip", "flat")), between(rng, -1.0, -0.75)
@@ -51,7 +51,7 @@ def house(pen: Pen, rng: np.random.Generator) -> str:
 
 def car(pen: Pen, rng: np.random.Generator) -> str:
     """A saloon, a van, a small round car or a pick-up, seen from the side."""
-    word, body = paint(rng, "red", "blue", "yellow", "white", "green", "black", "purple", "orange", "gray")
+    word, body = pick_colour(rng, "red", "blue", "yellow", "white", "green", "black", "purple", "orange", "gray")
     form, glass = pick(rng, ("saloon", "saloon", "van", "round", "pickup")), tone(GLASS, int(rng.integers(70, 105)))
     if form == "saloon":
         pen.fill(smooth(shape((-0.6, 0.02), (-0.36, -0.38), (0.3, -0.4), (0.62, 0.02)), 3), body)
@@ -88,7 +88,7 @@ def car(pen: Pen, rng: np.random.Generator) -> str:
 
 def boat(pen: Pen, rng: np.random.Generator) -> str:
     """A sailing boat with one or two sails, or a motor boat with a cabin."""
-    word, hull = paint(rng, "red", "blue", "white", "green", "yellow", "brown", "black", "orange")
+    word, hull = pick_colour(rng, "red", "blue", "white", "green", "yellow", "brown", "black", "orange")
     deck = between(rng, 0.4, 0.5)
     if chance(rng, 0.68):
         sail = vary(rng, COLOURS[pick(rng, ("white", "white", "white", "red", "yellow", "orange", "pink"))], 10)
@@ -132,7 +132,7 @@ def boat(pen: Pen, rng: np.random.Generator) -> str:
 
 def balloon(pen: Pen, rng: np.random.Generator) -> str:
     """A toy balloon on a string, round or long; some carry stripes or a basket."""
-    word, skin = paint(rng, "red", "blue", "yellow", "green", "pink", "purple", "orange", "white")
+    word, skin = pick_colour(rng, "red", "blue", "yellow", "green", "pink", "purple", "orange", "white")
     wide, tall = between(rng, 0.5, 0.64), between(rng, 0.62, 0.7)
     basket = chance(rng, 0.3)
     if basket:

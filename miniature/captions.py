@@ -1,4 +1,4 @@
-"""Captions from templates: what is in a picture, in the words of people who describe photographs."""
+"""Captions from templates, in the style of photo captions."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ def stuff_phrase(rng: np.random.Generator, name: str, colour: str) -> str:
 
 
 def backdrop_caption(rng: np.random.Generator, stuff: dict[str, str]) -> str:
-    """Words for a picture of stuff alone; a third of the time it is called what photographers call it: background."""
+    """A caption of an image of stuff only; a third of them use the word background."""
     phrases = [stuff_phrase(rng, name, colour) for name, colour in stuff.items()]
     if chance(rng, 0.35):
-        together = " and ".join(phrase.removeprefix("the ") for phrase in phrases)
+        joined = " and ".join(phrase.removeprefix("the ") for phrase in phrases)
         form = pick(
             rng,
             (
@@ -75,7 +75,7 @@ def backdrop_caption(rng: np.random.Generator, stuff: dict[str, str]) -> str:
                 "a photo of the background, {}",
             ),
         )
-        return form.format(together.removeprefix("a ").removeprefix("an ") if form.startswith("{}") else together)
+        return form.format(joined.removeprefix("a ").removeprefix("an ") if form.startswith("{}") else joined)
     joined = phrases[0]
     for phrase in phrases[1:]:
         joined += pick(rng, (" and {}", " above {}", ", {}", " over {}")).format(phrase)
@@ -101,8 +101,8 @@ def caption(
     names = list(things)
     phrases = [thing_phrase(rng, name, things[name]) for name in names]
     for position, name in enumerate(names):
-        last_there = all(homes[later] != homes[name] for later in names[position + 1 :])
-        if homes[name] in stuff and last_there and chance(rng, 0.75):
+        is_last = all(homes[later] != homes[name] for later in names[position + 1 :])
+        if homes[name] in stuff and is_last and chance(rng, 0.75):
             place = pick(rng, PLACES[homes[name]]).format(stuff[homes[name]] if chance(rng, 0.35) else "")
             phrases[position] += " " + " ".join(place.split())
     text = phrases[0] if len(phrases) == 1 else ", ".join(phrases[:-1]) + " and " + phrases[-1]

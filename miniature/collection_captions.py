@@ -1,4 +1,4 @@
-"""Captions for a reference collection: what people say of the small world's pictures, none of which was trained on.
+"""Captions of Miniature images for a reference collection; none of these images is used in training.
 
 ``python -m miniature.collection_captions`` writes the file that the repository ships.
 """
@@ -9,21 +9,21 @@ import argparse
 import os
 from pathlib import Path
 
-from miniature.painting.album import picture
+from miniature.generation.captioned_images import training_image
 
 FILE = Path(__file__).parent / "collection_captions.txt"
 COUNT = 3000
-# The painter's pictures have lower numbers, those that its autoencoder is measured with begin at ten million.
+# Training images of the diffusion model have lower indices; those that evaluate its autoencoder start at ten million.
 START = 20_000_000
 
 
 def captions(count: int = COUNT) -> list[str]:
-    """The captions of some pictures, as the painter's were written: of scenes, and of one thing or stuff alone."""
-    return [picture(START + index)[2] for index in range(count)]
+    """Captions in the style of the diffusion model's training captions: of scenes, and of a single thing or stuff."""
+    return [training_image(START + index)[2] for index in range(count)]
 
 
 def write(path: Path = FILE, count: int = COUNT) -> None:
-    """Write captions to a text file, one a line; it appears at once."""
+    """Write captions to a text file, one a line; the write is atomic."""
     part = path.with_name(f"{path.name}.part")
     part.write_text("".join(f"{caption}\n" for caption in captions(count)), encoding="utf-8")
     os.replace(part, path)

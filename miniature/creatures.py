@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from miniature.palette import CREAM, INK, between, chance, paint, pick
+from miniature.palette import CREAM, INK, between, chance, pick, pick_colour
 from miniature.pen import Colour, Pen, oval, shape, smooth, tone
 
 
 def fish(pen: Pen, rng: np.random.Generator) -> str:
     """A body with a tail, fins and an eye; plain, striped or spotted; slim or round."""
-    word, scales = paint(rng, "orange", "red", "yellow", "blue", "purple", "green", "pink", "gray")
+    word, scales = pick_colour(rng, "orange", "red", "yellow", "blue", "purple", "green", "pink", "gray")
     tall, fin = between(rng, 0.34, 0.6), tone(scales, pick(rng, (72, 84, 122)))
     fork = between(rng, 0.3, 0.5)
     pen.fill(
@@ -94,7 +94,7 @@ def _face(pen: Pen, rng: np.random.Generator, x: float, y: float, size: float, f
 
 def cat(pen: Pen, rng: np.random.Generator) -> str:
     """A cat that sits, walks or shows its face alone; plain or tabby."""
-    word, fur = paint(rng, "black", "white", "gray", "gray", "orange", "orange", "brown")
+    word, fur = pick_colour(rng, "black", "white", "gray", "gray", "orange", "orange", "brown")
     eyes = pick(rng, ((120, 190, 90), (226, 190, 70), (120, 176, 220)))
     pose, stripe, tabby = pick(rng, ("sits", "sits", "walks", "face")), tone(fur, 74), chance(rng, 0.5)
     if pose == "face":

@@ -1,4 +1,4 @@
-"""Training samples: crops of scenes with the words for what is visible in them, and nothing about where it is."""
+"""Training samples: crops of scenes with texts and tags of the visible classes, without their location."""
 
 from __future__ import annotations
 
@@ -10,39 +10,40 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from miniature import world
 from miniature.captions import plural
 from miniature.palette import COLOURS, between, chance, pick
 from miniature.tokenizer import TEMPLATES
-from miniature.world import CLASSES, STUFF, THINGS, Scene, scene
+from miniature.world import CLASSES, STUFF, THINGS, Scene
 
-# A class is surely visible in a crop from this share on, and surely not below the second; between the two, nobody asks.
+# A class is visible in a crop from the first share on, and not visible below the second; shares in between are ignored.
 SEEN, UNSEEN = 0.06, 0.008
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One crop with its words.
+    """One crop with its text and tags.
 
     Attributes:
         image: uint8 [h, w, 3].
         text: a caption of what is visible.
-        said: float32 [C], 1 for the classes that the text names.
+        named: float32 [C], 1 for the classes that the text names.
         seen: float32 [C], 1 for the classes that are visible.
-        unsure: float32 [C], 1 for the classes of which too little is visible to say.
-        particular: the text says more than class names (a colour, a number), so it fits few pictures.
+        unsure: float32 [C], 1 for the classes of which too little is visible to decide.
+        particular: the text says more than class names (a colour, a number), so it fits few images.
     """
 
     image: NDArray[np.uint8]
     text: str
-    said: NDArray[np.float32]
+    named: NDArray[np.float32]
     seen: NDArray[np.float32]
     unsure: NDArray[np.float32]
     particular: bool
 
 
-def pool(count: int, start: int = 0, split: Literal["train", "val"] = "train") -> list[Scene]:
-    """Scenes `start` to `start + count` of a split, drawn once and kept."""
-    return [scene(split, start + index) for index in range(count)]
+def draw_scenes(count: int, start: int = 0, split: Literal["train", "val"] = "train") -> list[Scene]:
+    """Scenes `start` to `start + count` of a split, kept in memory."""
+    return [world.scene(split, start + index) for index in range(count)]
 
 
 def _article(name: str) -> str:
@@ -102,7 +103,7 @@ def _vector(names: Sequence[str]) -> NDArray[np.float32]:
 
 
 def visible(labels: NDArray[np.uint8], whole: NDArray[np.int64]) -> tuple[list[str], list[str], str | None]:
-    """Classes seen in a crop, classes of which too little is seen, and the main thing.
+    """Classes seen in a crop, classes of which too little is visible, and the main thing.
 
     Args:
         labels: uint8 [h, w], the crop's part of the scene's labels; used for the words alone.
@@ -122,41 +123,39 @@ def visible(labels: NDArray[np.uint8], whole: NDArray[np.int64]) -> tuple[list[s
     return seen, unsure, main
 
 
-def cut(
-    rng: np.random.Generator, picture: Scene, short: float, aspect: float = 1.0, want_thing: bool = False
-) -> Sample:
+def cut(rng: np.random.Generator, scene: Scene, short: float, aspect: float = 1.0, want_thing: bool = False) -> Sample:
     """A crop of a scene, mirrored half of the time.
 
     Args:
         rng: the source of randomness.
-        picture: the scene.
+        scene: the scene.
         short: short side of the crop as a share of the scene's short side.
         aspect: width / height of the crop.
         want_thing: look at up to six places for one where a thing is visible.
     """
-    height, width = picture.labels.shape
+    height, width = scene.labels.shape
     side = short * min(height, width)
     rows = max(6, min(height, round(side / min(1.0, aspect))))
     columns = max(6, min(width, round(side * max(1.0, aspect))))
-    whole = np.bincount(picture.labels.ravel(), minlength=len(CLASSES))
+    whole = np.bincount(scene.labels.ravel(), minlength=len(CLASSES))
     for _ in range(6):
         top, left = int(rng.integers(height - rows + 1)), int(rng.integers(width - columns + 1))
         window = (slice(top, top + rows), slice(left, left + columns))
-        seen, unsure, main = visible(picture.labels[window], whole)
+        seen, unsure, main = visible(scene.labels[window], whole)
         if main is not None or not want_thing:
             break
     if rows == height and columns == width and chance(rng, 0.6):
-        text, said = (
-            picture.caption,
-            tuple(name for name in CLASSES if name in picture.caption.replace("background", "")),
+        text, named = (
+            scene.caption,
+            tuple(name for name in CLASSES if name in scene.caption.replace("background", "")),
         )
         particular = any(word in COLOURS or word in ("two", "three", "many") for word in text.split())
     else:
-        (text, said), particular = describe(rng, seen or [CLASSES[int(picture.labels[window][0, 0])]], main), False
-    image = picture.image[window]
+        (text, named), particular = describe(rng, seen or [CLASSES[int(scene.labels[window][0, 0])]], main), False
+    image = scene.image[window]
     if chance(rng, 0.5):
         image = image[:, ::-1]
-    return Sample(np.ascontiguousarray(image), text, _vector(said), _vector(seen), _vector(unsure), particular)
+    return Sample(np.ascontiguousarray(image), text, _vector(named), _vector(seen), _vector(unsure), particular)
 
 
 def resized(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
@@ -168,13 +167,13 @@ def resized(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uin
 
 def clip_sample(rng: np.random.Generator, scenes: Sequence[Scene], side: int) -> Sample:
     """A crop at a random scale as CLIP sees it: squashed to `side` x `side`; one in eight is a whole scene."""
-    picture = scenes[int(rng.integers(len(scenes)))]
+    scene = scenes[int(rng.integers(len(scenes)))]
     if chance(rng, 0.125):
-        height, width = picture.labels.shape
-        sample = cut(rng, picture, 1.0, width / height)
+        height, width = scene.labels.shape
+        sample = cut(rng, scene, 1.0, width / height)
     else:
         short = 0.2 * 5.0 ** float(rng.random())
-        sample = cut(rng, picture, short, between(rng, 0.8, 1.25), want_thing=chance(rng, 0.6))
+        sample = cut(rng, scene, short, between(rng, 0.8, 1.25), want_thing=chance(rng, 0.6))
     return Sample(
-        resized(sample.image, side, side), sample.text, sample.said, sample.seen, sample.unsure, sample.particular
+        resized(sample.image, side, side), sample.text, sample.named, sample.seen, sample.unsure, sample.particular
     )

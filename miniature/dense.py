@@ -21,7 +21,7 @@ Features = Callable[[NDArray[np.uint8]], Tensor]
 SHORT = 96
 
 
-def at_short_side(image: NDArray[np.uint8], short: int = SHORT, multiple: int = PATCH) -> NDArray[np.uint8]:
+def resize_short_side(image: NDArray[np.uint8], short: int = SHORT, multiple: int = PATCH) -> NDArray[np.uint8]:
     """The image with this short side, both sides rounded to a multiple."""
     scale = short / min(image.shape[:2])
     height, width = (max(multiple, round(side * scale / multiple) * multiple) for side in image.shape[:2])
@@ -41,14 +41,14 @@ def confusion(truth: NDArray[np.integer], guess: NDArray[np.integer], count: int
     )
 
 
-def merged(labels: NDArray[np.integer]) -> NDArray[np.integer]:
+def merge_stuff(labels: NDArray[np.integer]) -> NDArray[np.integer]:
     """Labels in which all stuff is 0 and thing i is i + 1."""
     return np.where(labels < len(THINGS), labels.astype(np.int64) + 1, 0)
 
 
 def raw_colours(image: NDArray[np.uint8]) -> Tensor:
     """The control: mean RGB of each patch, [h, w, 3] in -1..1."""
-    small = F.avg_pool2d(torch.from_numpy(at_short_side(image).copy()).permute(2, 0, 1).float(), PATCH)
+    small = F.avg_pool2d(torch.from_numpy(resize_short_side(image).copy()).permute(2, 0, 1).float(), PATCH)
     return small.permute(1, 2, 0) / 127.5 - 1
 
 
@@ -61,14 +61,14 @@ class DinoFeatures:
 
     @torch.no_grad()
     def __call__(self, image: NDArray[np.uint8]) -> Tensor:
-        """[h, w, D] for uint8 [H, W, 3], seen whole at short side 96."""
-        pixels = to_tensor([at_short_side(image)])
+        """[h, w, D] for uint8 [H, W, 3], processed whole at short side 96."""
+        pixels = to_tensor([resize_short_side(image)])
         tokens = self.model(pixels).last_hidden_state
         tokens = tokens if self.tap is None else self.tap.keys
         return tokens[0, 1:].reshape(pixels.shape[2] // PATCH, pixels.shape[3] // PATCH, -1)
 
 
-def centres_of(points: Tensor, count: int, rounds: int = 15) -> Tensor:
+def kmeans(points: Tensor, count: int, rounds: int = 15) -> Tensor:
     """k-means centres [K, D] of points [N, D], K at most `count`; starts from points spread over the input."""
     centres = points[torch.linspace(0, len(points) - 1, min(count, len(points))).long()].clone()
     for _ in range(rounds):
@@ -80,20 +80,20 @@ def centres_of(points: Tensor, count: int, rounds: int = 15) -> Tensor:
 
 def prototypes(features: Features, scenes: Sequence[Scene], per_class: int = 15) -> tuple[Tensor, Tensor]:
     """k-means centres [P, D] of the patches of each class, and the class of each [P], from true labels."""
-    found: list[list[Tensor]] = [[] for _ in CLASSES]
-    for picture in scenes:
-        grid = features(picture.image)
-        rows = (np.arange(grid.shape[0]) + 0.5) * picture.labels.shape[0] / grid.shape[0]
-        columns = (np.arange(grid.shape[1]) + 0.5) * picture.labels.shape[1] / grid.shape[1]
-        labels = torch.from_numpy(picture.labels[rows.astype(int)][:, columns.astype(int)])
+    patches: list[list[Tensor]] = [[] for _ in CLASSES]
+    for scene in scenes:
+        grid = features(scene.image)
+        rows = (np.arange(grid.shape[0]) + 0.5) * scene.labels.shape[0] / grid.shape[0]
+        columns = (np.arange(grid.shape[1]) + 0.5) * scene.labels.shape[1] / grid.shape[1]
+        labels = torch.from_numpy(scene.labels[rows.astype(int)][:, columns.astype(int)])
         for index in labels.unique().tolist():
-            found[index].append(grid[labels == index])
+            patches[index].append(grid[labels == index])
     centres, owners = list[Tensor](), list[int]()
     order = np.random.default_rng(0)
-    for index, parts in enumerate(found):
+    for index, parts in enumerate(patches):
         if parts:
             points = torch.cat(parts)
-            means = centres_of(points[torch.from_numpy(order.permutation(len(points))[:4000])], per_class)
+            means = kmeans(points[torch.from_numpy(order.permutation(len(points))[:4000])], per_class)
             centres.append(means)
             owners += [index] * len(means)
     return torch.cat(centres), torch.tensor(owners)
@@ -112,15 +112,15 @@ def prototype_scores(
     """
     centres, owners = prototypes(features, support)
     fine, coarse = np.zeros((len(CLASSES),) * 2, np.int64), np.zeros((len(THINGS) + 1,) * 2, np.int64)
-    for picture in scenes:
-        grid = features(picture.image)
+    for scene in scenes:
+        grid = features(scene.image)
         flat = grid.reshape(-1, grid.shape[-1])
         close = F.normalize(flat, dim=-1) @ F.normalize(centres, dim=-1).T if cosine else -torch.cdist(flat, centres)
         best = torch.full((len(CLASSES), len(flat)), -1e4)
         for index in owners.unique().tolist():
             best[index] = close[:, owners == index].amax(1)
-        scores = F.interpolate(best.reshape(1, -1, *grid.shape[:2]), picture.labels.shape, mode="bilinear")
+        scores = F.interpolate(best.reshape(1, -1, *grid.shape[:2]), scene.labels.shape, mode="bilinear")
         guess = scores[0].argmax(0).numpy()
-        fine += confusion(picture.labels, guess, len(CLASSES))
-        coarse += confusion(merged(picture.labels), merged(guess), len(THINGS) + 1)
+        fine += confusion(scene.labels, guess, len(CLASSES))
+        coarse += confusion(merge_stuff(scene.labels), merge_stuff(guess), len(THINGS) + 1)
     return mean_iou(fine), mean_iou(coarse)

@@ -1,6 +1,6 @@
-"""Perfect support sets: drawn pictures with their true masks, in the place of generated ones with attention.
+"""Perfect support sets: drawn images with their true masks, in place of generated images with attention maps.
 
-A method that runs with them shows what its other parts allow: its ceiling on Miniature.
+A method that uses them reaches its upper bound on Miniature: the score that its other parts allow.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from torch import Tensor
 
 from harness.system.errors import ConfigurationError
 from methods.backbones.diffusion import Attribution, GeneratedImages, TextToImage
-from miniature.painting.album import THING_COVER
+from miniature.generation.captioned_images import THING_COVER
 from miniature.world import CLASSES, VERSION, draw_scene
 
-_SEED = 1 << 43  # scenes that no training and no split has
+_SEED = 1 << 43  # apart from the seeds of all training and validation scenes
 _ATTEMPTS = 8
 
 
-class DrawnPictures(TextToImage):
-    """Scenes of the asked class in the place of pictures, true masks in the place of attribution.
+class DrawnImages(TextToImage):
+    """Drawn scenes of the prompted class in place of generated images, true masks in place of attribution.
 
     Args:
-        size: Side of the square pictures in pixels.
+        size: Side of the square images in pixels.
 
     Raises:
         ConfigurationError: The size is not positive.
@@ -34,7 +34,7 @@ class DrawnPictures(TextToImage):
     def __init__(self, size: int = 64) -> None:
         super().__init__()
         if size < 1:
-            raise ConfigurationError(f"drawn pictures need a positive size, not {size}")
+            raise ConfigurationError(f"drawn images need a positive size, not {size}")
         self.size = size
 
     def configuration(self) -> Any:
@@ -51,11 +51,11 @@ class DrawnPictures(TextToImage):
         """See ``TextToImage.generate``; ``maps`` are the true masks of the words, at the attribution's resolution.
 
         Raises:
-            ConfigurationError: A word is no class of Miniature.
+            ConfigurationError: A word is not a class of Miniature.
         """
         for word in words:
             if word not in CLASSES:
-                raise ConfigurationError(f"drawn pictures show {', '.join(CLASSES)}, not '{word}'")
+                raise ConfigurationError(f"'{word}' is not a class of Miniature: {', '.join(CLASSES)}")
         drawn = [self._draw(prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
         images = torch.stack([image for image, _ in drawn])
         if not words:
@@ -66,7 +66,7 @@ class DrawnPictures(TextToImage):
         return GeneratedImages(images, F.interpolate(masks, (resolution, resolution), mode="area"))
 
     def _draw(self, prompt: str, seed: int) -> tuple[Tensor, Tensor]:
-        """One scene in which the first class that the prompt names is to be seen: [3, S, S] uint8 and [S, S] labels."""
+        """One scene that shows the first class named in the prompt: [3, S, S] uint8 and [S, S] labels."""
         only = next((word.strip(".,") for word in prompt.split() if word.strip(".,") in CLASSES), None)
         if only is None:
             raise ConfigurationError(f"the prompt '{prompt}' names no class of Miniature")

@@ -1,4 +1,4 @@
-"""The scores of the model card, on the validation split. Labels serve for measuring only."""
+"""The scores of the model card, on the validation split. Labels are used for evaluation only."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 
-from miniature.crops import pool, resized
+from miniature.crops import draw_scenes, resized
 from miniature.dense import DinoFeatures, prototype_scores, raw_colours
 from miniature.training import WEIGHTS, to_tensor
 from miniature.world import THINGS, Scene
@@ -37,8 +37,8 @@ def found_scores(objectness: Callable[[NDArray[np.uint8]], Tensor], scenes: Sequ
     """IoU of (objectness > 0.5) with all things, and the mean absolute error of the objectness, in percent."""
     hits = union = 0
     error = 0.0
-    for picture in scenes:
-        truth, soft = torch.from_numpy(picture.labels < len(THINGS)), objectness(picture.image)
+    for scene in scenes:
+        truth, soft = torch.from_numpy(scene.labels < len(THINGS)), objectness(scene.image)
         hits += int((truth & (soft > 0.5)).sum())
         union += int((truth | (soft > 0.5)).sum())
         error += float((soft - truth.float()).abs().mean())
@@ -53,15 +53,13 @@ def clip_scores(scenes: Sequence[Scene], folder: Path = WEIGHTS / "clip") -> tup
     model.eval()
     texts = F.normalize(model.encode_text(tokens([f"a photo of a {name}" for name in THINGS])), dim=-1)
     crops, wholes = list[tuple[NDArray[np.uint8], int]](), list[tuple[NDArray[np.uint8], int]]()
-    for picture in scenes:
-        things = [index for index in range(len(THINGS)) if THINGS[index] in picture.tags]
+    for scene in scenes:
+        things = [index for index in range(len(THINGS)) if THINGS[index] in scene.tags]
         if len(things) == 1:
-            wholes.append((resized(picture.image, 32, 32), things[0]))
+            wholes.append((resized(scene.image, 32, 32), things[0]))
         for index in things:
-            rows, columns = np.nonzero(picture.labels == index)
-            window = picture.image[
-                max(0, rows.min() - 3) : rows.max() + 4, max(0, columns.min() - 3) : columns.max() + 4
-            ]
+            rows, columns = np.nonzero(scene.labels == index)
+            window = scene.image[max(0, rows.min() - 3) : rows.max() + 4, max(0, columns.min() - 3) : columns.max() + 4]
             crops.append((resized(window, 32, 32), index))
     scores = []
     for group in (crops, wholes):
@@ -74,7 +72,7 @@ def clip_scores(scenes: Sequence[Scene], folder: Path = WEIGHTS / "clip") -> tup
 def report() -> list[tuple[str, float]]:
     """All scores, by name, in percent."""
     torch.set_num_threads(1)
-    scenes, support = pool(200, split="val"), pool(200)
+    scenes, support = draw_scenes(200, split="val"), draw_scenes(200)
     rows = list[tuple[str, float]]()
     crops, wholes = clip_scores(scenes)
     rows += [

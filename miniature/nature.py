@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from miniature.palette import BARK, COLOURS, CREAM, INK, LEAF, between, chance, paint, pick
+from miniature.palette import BARK, COLOURS, CREAM, INK, LEAF, between, chance, pick, pick_colour
 from miniature.pen import Pen, Points, box, cosine, oval, shape, sine, smooth, tone, vary
 
 
 def apple(pen: Pen, rng: np.random.Generator) -> str:
     """A round body with a dip at the top, a stalk, sometimes a leaf, a blush or a bite."""
-    word, skin = paint(rng, "red", "red", "green", "yellow", "pink")
+    word, skin = pick_colour(rng, "red", "red", "green", "yellow", "pink")
     wide, low = between(rng, 0.8, 0.95), between(rng, 0.8, 0.92)
     body = smooth(
         shape(
@@ -50,7 +50,7 @@ def apple(pen: Pen, rng: np.random.Generator) -> str:
 
 def banana(pen: Pen, rng: np.random.Generator) -> str:
     """One to three crescents that meet in a stalk."""
-    word, skin = paint(rng, "yellow", "yellow", "yellow", "green", "brown")
+    word, skin = pick_colour(rng, "yellow", "yellow", "yellow", "green", "brown")
     bend, thick = between(rng, 0.55, 0.85), between(rng, 0.3, 0.42)
     for k in range(pick(rng, (1, 1, 2, 3))):
         flesh, drop = tone(vary(rng, skin, 8), 100 - 7 * k), 0.2 * k
@@ -83,7 +83,7 @@ def _crown(pen: Pen, rng: np.random.Generator, leaf: tuple[int, int, int]) -> No
 
 def tree(pen: Pen, rng: np.random.Generator) -> str:
     """A round tree, a fir, a slim cypress or a palm."""
-    word, leaf = paint(rng, "green", "green", "green", "orange", "yellow", "red", "pink")
+    word, leaf = pick_colour(rng, "green", "green", "green", "orange", "yellow", "red", "pink")
     leaf = tone(leaf, int(rng.integers(70, 105)))
     bark, girth = vary(rng, BARK), between(rng, 0.09, 0.16)
     form = pick(rng, ("round", "round", "fir", "fir", "slim", "palm"))
@@ -131,7 +131,7 @@ def tree(pen: Pen, rng: np.random.Generator) -> str:
 
 def sun(pen: Pen, rng: np.random.Generator) -> str:
     """A disc with rays: spikes, sticks or flames; sometimes a face."""
-    word, disc = paint(rng, "yellow", "yellow", "orange", "red")
+    word, disc = pick_colour(rng, "yellow", "yellow", "orange", "red")
     rays, inner = int(rng.integers(8, 15)), between(rng, 0.5, 0.62)
     form, beam = pick(rng, ("spikes", "spikes", "sticks", "flames")), tone(disc, pick(rng, (88, 100, 112)))
     for k in range(rays):
@@ -170,7 +170,7 @@ def _petals(pen: Pen, count: int, reach: float, width: float, colour: tuple[int,
 
 def flower(pen: Pen, rng: np.random.Generator) -> str:
     """A daisy or a tulip on a stem with leaves."""
-    word, petal = paint(rng, "red", "pink", "yellow", "white", "purple", "blue", "orange")
+    word, petal = pick_colour(rng, "red", "pink", "yellow", "white", "purple", "blue", "orange")
     stem, lean = vary(rng, LEAF), between(rng, -0.15, 0.15)
     pen.stroke(shape((0, -0.4), (lean, 0.3), (lean / 2, 1)), 0.12, stem)
     for side in (-1, 1):
@@ -215,7 +215,7 @@ def flower(pen: Pen, rng: np.random.Generator) -> str:
 
 def mushroom(pen: Pen, rng: np.random.Generator) -> str:
     """A cap, flat or domed, with or without spots, on a pale stem."""
-    word, cap = paint(rng, "red", "red", "brown", "orange", "white", "purple")
+    word, cap = pick_colour(rng, "red", "red", "brown", "orange", "white", "purple")
     girth, low = between(rng, 0.2, 0.34), between(rng, -0.05, 0.12)
     stem = vary(rng, CREAM, 10) if word != "white" else vary(rng, (214, 196, 168), 10)
     pen.fill(

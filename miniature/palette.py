@@ -47,7 +47,7 @@ def between(rng: np.random.Generator, low: float, high: float) -> float:
     return low + (high - low) * float(rng.random())
 
 
-def paint(rng: np.random.Generator, *words: str) -> tuple[str, Colour]:
-    """A colour word and a shade of it."""
+def pick_colour(rng: np.random.Generator, *words: str) -> tuple[str, Colour]:
+    """One of the colour names and a random shade of it."""
     word = pick(rng, words)
     return word, vary(rng, COLOURS[word])

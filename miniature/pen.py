@@ -91,7 +91,7 @@ class Pen:
     ) -> None:
         """
         Args:
-            canvas: (height, width) of the picture in its pixels.
+            canvas: (height, width) of the image in pixels.
             centre: (x, y) of the object's origin in pixels.
             half: pixels per unit.
             angle: rotation in degrees, clockwise.
@@ -151,7 +151,7 @@ class Pen:
         self.ink = np.minimum((self.ink * gain[..., None]) >> 8, 255).astype(np.uint8)
 
     def stamp(self, image: NDArray[np.uint8], labels: NDArray[np.uint8], label: int) -> None:
-        """Put the object on the picture: `image` [H, W, 3] and `labels` [H, W] change in place."""
+        """Composite the object onto the image: `image` [H, W, 3] and `labels` [H, W] change in place."""
         window = (slice(self.top, self.bottom), slice(self.left, self.right))
         np.copyto(image[window], self.ink, where=self.mask[..., None] > 0)
         labels[window][self.mask > 0] = label

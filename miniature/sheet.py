@@ -1,4 +1,4 @@
-"""A contact sheet of scenes, and of what their labels say."""
+"""A contact sheet of scenes and their label maps."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def draw(
     rows = []
     for start in range(0, len(scenes), columns):
         part = scenes[start : start + columns]
-        pictures = [[one.image for one in part]] + ([[palette[one.labels] for one in part]] if labels else [])
-        for row in pictures:
+        images = [[one.image for one in part]] + ([[palette[one.labels] for one in part]] if labels else [])
+        for row in images:
             cells = [np.pad(fit(image, *cell), ((2, 2), (2, 2), (0, 0)), constant_values=255) for image in row]
             cells += [np.full_like(cells[0], 255)] * (columns - len(cells))
             rows.append(np.concatenate(cells, 1))

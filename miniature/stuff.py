@@ -178,7 +178,7 @@ def _edge(rng: np.random.Generator, width: int, level: int, swing: int) -> NDArr
 
 def _markings(rng: np.random.Generator, image: Picture, area: NDArray[np.bool_], top: int, bottom: int) -> None:
     """A dashed line, sometimes with solid edges, along a road that runs across."""
-    paint: Colour = pick(rng, ((236, 234, 226), (236, 234, 226), (232, 196, 84)))
+    marking: Colour = pick(rng, ((236, 234, 226), (236, 234, 226), (232, 196, 84)))
     width, middle = image.shape[1], (top + bottom) // 2
     thick, dash = max(2, (bottom - top) // 26), int(rng.integers(14, 30))
     line = np.zeros(image.shape[:2], bool)
@@ -188,11 +188,11 @@ def _markings(rng: np.random.Generator, image: Picture, area: NDArray[np.bool_],
         rim = max(2, (bottom - top) // 10)
         line[top + rim : top + rim + thick] = True
         line[bottom - rim - thick : bottom - rim] = True
-    image[line & area] = paint
+    image[line & area] = marking
 
 
 def _avenue(rng: np.random.Generator, image: Picture, labels: Picture, top: int, bottom: int, label: int) -> str:
-    """A road that runs away from the eye, over what is already there, with a dashed middle line."""
+    """A road that runs away from the eye, drawn over the existing image, with a dashed middle line."""
     height, width = labels.shape
     word, tarmac = road(rng, height, width)
     far, near = width * between(rng, 0.3, 0.7), width * between(rng, 0.35, 0.65)
@@ -202,13 +202,13 @@ def _avenue(rng: np.random.Generator, image: Picture, labels: Picture, top: int,
     cv2.fillPoly(area, [np.rint(outline).astype(np.int32)], (1,))
     np.copyto(image, tarmac, where=area[..., None] > 0)
     labels[area > 0] = label
-    paint: Colour = pick(rng, ((236, 234, 226), (232, 196, 84)))
+    marking: Colour = pick(rng, ((236, 234, 226), (232, 196, 84)))
     for start, stop in ((0.08, 0.16), (0.24, 0.36), (0.48, 0.66), (0.8, 1.0)):
         corners = []
         for t, side in ((start, -1), (start, 1), (stop, 1), (stop, -1)):
             half = (narrow + (broad - narrow) * t) * 0.07
             corners.append((far + (near - far) * t + side * half, top + (bottom - top) * t))
-        cv2.fillPoly(image, [np.rint(np.array(corners)).astype(np.int32)], paint)
+        cv2.fillPoly(image, [np.rint(np.array(corners)).astype(np.int32)], marking)
     return word
 
 

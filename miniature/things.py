@@ -18,7 +18,7 @@ class Kind:
     Attributes:
         draw: draws it with a pen and returns the word for its colour.
         homes: how often it is found on each stuff, as weights.
-        sizes: half its extent, as a share of the picture's short side, smallest and largest.
+        sizes: half its extent, as a share of the image's short side, smallest and largest.
         stands: True if its foot is on the stuff, False if it floats in it.
         tilt: largest rotation in degrees.
         foot: where it touches the ground, in units below its middle.

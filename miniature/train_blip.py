@@ -1,4 +1,4 @@
-"""Train the small BLIP: captions of whole pictures, by the class and processor that load the real one."""
+"""Train the small BLIP: captions of whole images, with the classes that load the real model."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from transformers import (
 from miniature import tokenizer as clip_words
 from miniature.captions import OPENINGS, plural
 from miniature.crops import resized
-from miniature.painting import checkpoint
+from miniature.generation import checkpoint
 from miniature.training import (
     MEAN,
     STD,
@@ -48,8 +48,8 @@ PROMPT = "a picture of "
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]")
 CONTEXT = 40
 FOLDER = WEIGHTS / "blip"
-WORK = Path(os.environ.get("MINIATURE_WORK", "/tmp/paint"))
-# The image tower starts trained; what is new learns faster.
+WORK = Path(os.environ.get("MINIATURE_WORK", "/tmp/miniature"))
+# The image tower starts from trained weights; new layers learn faster.
 TOWER_SHARE = 0.3
 
 
@@ -62,7 +62,7 @@ def vocabulary() -> dict[str, int]:
 
 
 def build_processor() -> BlipProcessor:
-    """Pictures squashed to 64 x 64, and a BERT tokenizer whose captions begin with BLIP's own token."""
+    """Images squashed to 64 x 64, and a BERT tokenizer whose captions begin with BLIP's own token."""
     tokens = BertTokenizer(vocab=vocabulary(), bos_token="[DEC]")
     square = {"height": SIDE, "width": SIDE}
     return BlipProcessor(BlipImageProcessor(size=square, image_mean=list(MEAN), image_std=list(STD)), tokens)
@@ -98,8 +98,8 @@ def build_model(tokens: BertTokenizer) -> BlipForConditionalGeneration:
 
 
 @torch.no_grad()
-def start_from_dino(tower: BlipVisionModel, dino: Dinov2Model) -> None:
-    """Give BLIP's image tower the small DINO's weights; both are ViTs, and the layer scales go into what they scale."""
+def init_from_dino(tower: BlipVisionModel, dino: Dinov2Model) -> None:
+    """Initialize BLIP's image tower from the small DINO, also a ViT; its layer scales are folded into the weights."""
     first, eye = dino.embeddings, tower.embeddings
     eye.patch_embedding.weight.copy_(first.patch_embeddings.projection.weight)
     eye.patch_embedding.bias.copy_(first.patch_embeddings.projection.bias)
@@ -126,20 +126,20 @@ def start_from_dino(tower: BlipVisionModel, dino: Dinov2Model) -> None:
 
 
 @dataclass(frozen=True)
-class Captioned:
-    """Pictures and their captions.
+class CaptionedScenes:
+    """Scenes and their captions.
 
     Attributes:
         images: uint8 [N, 64, 64, 3].
-        texts: N captions without what they open with ("a photo of"), behind BLIP's prompt.
+        texts: N captions without their opening ("a photo of"), behind BLIP's prompt.
     """
 
     images: NDArray[np.uint8]
     texts: tuple[str, ...]
 
 
-def opened(caption: str) -> str:
-    """The caption with BLIP's opening in place of its own."""
+def replace_opening(caption: str) -> str:
+    """Replace the caption's opening by BLIP's."""
     for opening in sorted(OPENINGS, key=len, reverse=True):
         front = opening.removesuffix("{}")
         if front and caption.startswith(front):
@@ -147,24 +147,24 @@ def opened(caption: str) -> str:
     return PROMPT + caption
 
 
-def captioned(count: int) -> Captioned:
+def captioned_scenes(count: int) -> CaptionedScenes:
     """The first scenes of the train split with their own captions."""
     images, texts = np.empty((count, SIDE, SIDE, 3), np.uint8), list[str]()
     for index in range(count):
         one = scene("train", index)
         images[index] = resized(one.image, SIDE, SIDE)
-        texts.append(opened(one.caption))
-    return Captioned(images, tuple(texts))
+        texts.append(replace_opening(one.caption))
+    return CaptionedScenes(images, tuple(texts))
 
 
 def targets(tokens: BertTokenizer, texts: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
-    """Token ids behind BLIP's first token, their mask, and what is to be said: neither prompt nor padding; [B, L]."""
+    """Token ids behind BLIP's first token, their mask, and the labels, -100 for prompt and padding; [B, L]."""
     encoded = tokens(list(texts), padding=True, truncation=True, max_length=CONTEXT, return_tensors="pt")
     ids, mask = encoded.input_ids, encoded.attention_mask
     ids[:, 0] = tokens.bos_token_id
-    said = ids.masked_fill(mask == 0, -100)
-    said[:, : len(tokens(PROMPT).input_ids) - 1] = -100
-    return ids, mask, said
+    labels = ids.masked_fill(mask == 0, -100)
+    labels[:, : len(tokens(PROMPT).input_ids) - 1] = -100
+    return ids, mask, labels
 
 
 def save(
@@ -183,19 +183,19 @@ def save(
 def train(
     steps: int = 2600,
     batch: int = 16,
-    scenes: int = 16_000,
+    num_scenes: int = 16_000,
     peak: float = 1.5e-3,
     seed: int = 5,
     dino: Path = WEIGHTS / "dino",
     folder: Path = FOLDER,
     work: Path = WORK,
 ) -> None:
-    """Train, save every so often, and go on where an interrupted run stopped.
+    """Train with regular checkpoints; resumes an interrupted run.
 
     Args:
         steps: optimizer steps.
-        batch: pictures per step.
-        scenes: training scenes that are drawn and kept.
+        batch: images per step.
+        num_scenes: training scenes, kept in memory.
         peak: highest learning rate.
         seed: for weights and data.
         dino: the backbone that the image tower starts from.
@@ -210,25 +210,25 @@ def train(
     prepare(seed)
     processor = build_processor()
     model = build_model(processor.tokenizer)
-    start_from_dino(model.vision_model, Dinov2Model.from_pretrained(dino, dtype=torch.float32))
+    init_from_dino(model.vision_model, Dinov2Model.from_pretrained(dino, dtype=torch.float32))
     model.train()
     adam = optimizer(model.text_decoder, peak)
     adam.add_param_group({"params": list(model.vision_model.parameters()), "weight_decay": 0.05, "share": TOWER_SHARE})
     average, report = Average(model), Progress("blip", steps)
     state = work / "blip.safetensors"
     done = average.steps = checkpoint.load(state, {"blip": model}, {"blip": average.values}, adam)
-    pictures = captioned(scenes)
+    data = captioned_scenes(num_scenes)
     for step in range(done, steps):
         rng = np.random.default_rng((seed, step))
         for group in adam.param_groups:
             group["lr"] = rate(step, steps, peak) * group.get("share", 1.0)
-        chosen = rng.integers(scenes, size=batch)
-        # Every second picture is mirrored: what is to the left of what is in no caption.
-        images = [pictures.images[n][:, :: (-1 if k % 2 else 1)] for k, n in enumerate(chosen)]
-        ids, mask, said = targets(processor.tokenizer, [pictures.texts[n] for n in chosen])
+        chosen = rng.integers(num_scenes, size=batch)
+        # Every second image is mirrored: captions never say left or right.
+        images = [data.images[n][:, :: (-1 if k % 2 else 1)] for k, n in enumerate(chosen)]
+        ids, mask, labels = targets(processor.tokenizer, [data.texts[n] for n in chosen])
         with half_precision((SIDE // PATCH) ** 2):
-            seen = model.vision_model(to_tensor(images)).last_hidden_state
-            loss = model.text_decoder(ids, attention_mask=mask, encoder_hidden_states=seen, labels=said).loss
+            encoded = model.vision_model(to_tensor(images)).last_hidden_state
+            loss = model.text_decoder(ids, attention_mask=mask, encoder_hidden_states=encoded, labels=labels).loss
         adam.zero_grad(set_to_none=True)
         loss.backward()
         length = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -240,7 +240,7 @@ def train(
             save(model, processor, average.values, folder)
 
 
-def named(text: str) -> set[str]:
+def classes_in_caption(text: str) -> set[str]:
     """The classes that a caption names, in the singular or plural."""
     words = set(text.replace(",", " ").split())
     return {name for name in CLASSES if words & {name, plural(name)}}
@@ -248,30 +248,30 @@ def named(text: str) -> set[str]:
 
 @torch.no_grad()
 def caption_scores(folder: Path = FOLDER, count: int = VAL_IMAGES) -> dict[str, float]:
-    """How well captions of the validation scenes name what is there, in percent.
+    """Recall and precision of the classes in generated captions of validation scenes, in percent.
 
     Captions are those of FreeSeg-Diff's release: prompted, 3 beams, 10 to 30 tokens.
 
     Returns:
         ``recall``: share of the scenes' tags that the caption names. ``precision``: share of the named classes that
-        are tags. Both over all scenes together, and for things alone.
+        are tags. Both over all scenes, for all classes and for things only.
     """
     model = BlipForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
     processor = BlipProcessor.from_pretrained(folder)
-    counts = dict.fromkeys(("right", "there", "said", "right things", "there things", "said things"), 0)
+    counts = dict.fromkeys(("correct", "tags", "named", "correct things", "tags things", "named things"), 0)
     for index in range(count):
         one = scene("val", index)
         inputs = processor(images=one.image, text=PROMPT, return_tensors="pt")
         ids = model.generate(**inputs, num_beams=3, min_length=10, max_length=30)
-        said, there = named(processor.decode(ids[0], skip_special_tokens=True)), set(one.tags)
+        named, tags = classes_in_caption(processor.decode(ids[0], skip_special_tokens=True)), set(one.tags)
         for mark, classes in (("", set(CLASSES)), (" things", set(CLASSES[:12]))):
-            counts["right" + mark] += len(said & there & classes)
-            counts["there" + mark] += len(there & classes)
-            counts["said" + mark] += len(said & classes)
+            counts["correct" + mark] += len(named & tags & classes)
+            counts["tags" + mark] += len(tags & classes)
+            counts["named" + mark] += len(named & classes)
     scores = {}
     for mark in ("", " things"):
-        scores["recall" + mark] = 100 * counts["right" + mark] / max(1, counts["there" + mark])
-        scores["precision" + mark] = 100 * counts["right" + mark] / max(1, counts["said" + mark])
+        scores["recall" + mark] = 100 * counts["correct" + mark] / max(1, counts["tags" + mark])
+        scores["precision" + mark] = 100 * counts["correct" + mark] / max(1, counts["named" + mark])
     return scores
 
 
@@ -280,8 +280,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=2600)
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--scenes", type=int, default=16_000)
-    parser.add_argument("--measure", action="store_true", help="print the scores of the weights that are there")
+    parser.add_argument("--num_scenes", type=int, default=16_000)
+    parser.add_argument("--measure", action="store_true", help="print the scores of the trained weights")
     parser.add_argument("--folder", type=Path, default=FOLDER)
     chosen = parser.parse_args(arguments)
     if chosen.measure:
@@ -289,7 +289,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name, value in caption_scores(chosen.folder).items():
             print(f"{name:20s} {value:5.1f}")
     else:
-        train(chosen.steps, chosen.batch, chosen.scenes, folder=chosen.folder)
+        train(chosen.steps, chosen.batch, chosen.num_scenes, folder=chosen.folder)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Train the small CLIP: an open_clip model of 32-pixel pictures, from crops and the words for what is in them."""
+"""Train the small CLIP: an open_clip model of 32-pixel images, from crops and texts that describe them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from open_clip import CLIP
 from torch import Tensor
 
 from miniature import tokenizer as words
-from miniature.crops import Sample, clip_sample, pool
+from miniature.crops import Sample, clip_sample, draw_scenes
 from miniature.training import (
     MEAN,
     STD,
@@ -32,13 +32,13 @@ from miniature.world import THINGS
 
 SIDE = 32
 FOLDER = WEIGHTS / "clip"
-# Cosines of pairs that do not belong together must stay above this, as they do in CLIPs trained on the web: CLIP-DIY
+# Cosines of unmatched pairs must stay above this, as they do in CLIPs trained on the web: CLIP-DIY
 # multiplies a cosine by an objectness. Training ends with them at 0.3 and more, so the floor matters only early on.
 FLOOR = 0.1
 
 
 def model_config(vocabulary: int) -> dict[str, object]:
-    """The model's open_clip configuration, for a vocabulary of so many tokens."""
+    """The model's open_clip configuration, for a vocabulary of this many tokens."""
     return {
         "embed_dim": 96,
         "vision_cfg": {
@@ -60,34 +60,34 @@ def model_config(vocabulary: int) -> dict[str, object]:
     }
 
 
-def relations(samples: Sequence[Sample], texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Which text fits which picture.
+def match_texts(samples: Sequence[Sample], texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Which text matches which image.
 
-    A text fits if every class that it names is visible; a text that names no thing fits only a picture without things.
+    A text fits if every class that it names is visible; a text that names no thing fits only an image without things.
 
     Args:
-        samples: B pictures, each with its own text.
+        samples: B images, each with its own text.
         texts: the T distinct texts among them.
 
     Returns:
-        Two boolean matrices [B, T]: the text fits; nobody can say (too little of a class is visible, or the text tells
-        more than class names).
+        Two boolean matrices [B, T]: the text matches; the pair is undecided (too little of a class is visible, or the
+        text says more than class names).
     """
     first = {sample.text: sample for sample in reversed(samples)}
     own = torch.tensor([[sample.text == text for text in texts] for sample in samples])
-    said = torch.from_numpy(np.stack([first[text].said for text in texts]))
+    named = torch.from_numpy(np.stack([first[text].named for text in texts]))
     particular = torch.tensor([first[text].particular for text in texts])
     seen = torch.from_numpy(np.stack([sample.seen for sample in samples]))
     unsure = torch.from_numpy(np.stack([sample.unsure for sample in samples]))
     things = len(THINGS)
-    names_thing = said[:, :things].any(1)
-    possible = ((1 - seen - unsure).clamp(min=0) @ said.T == 0) & (names_thing | ~(seen[:, :things].any(1)[:, None]))
-    sure = ((1 - seen) @ said.T == 0) & (names_thing | ~((seen + unsure)[:, :things].any(1)[:, None]))
+    names_thing = named[:, :things].any(1)
+    possible = ((1 - seen - unsure).clamp(min=0) @ named.T == 0) & (names_thing | ~(seen[:, :things].any(1)[:, None]))
+    sure = ((1 - seen) @ named.T == 0) & (names_thing | ~((seen + unsure)[:, :things].any(1)[:, None]))
     fits = own | (possible & sure & ~particular)
     return fits, possible & ~fits
 
 
-def contrast(cosines: Tensor, scale: Tensor, fits: Tensor, unknown: Tensor) -> Tensor:
+def contrastive_loss(cosines: Tensor, scale: Tensor, fits: Tensor, unknown: Tensor) -> Tensor:
     """CLIP's symmetric contrastive loss with several positives per row, plus the floor under all cosines.
 
     Args:
@@ -115,14 +115,19 @@ def save(model: CLIP, config: dict[str, object], values: dict[str, Tensor], fold
 
 
 def train(
-    steps: int = 2600, batch: int = 128, scenes: int = 8000, peak: float = 1.5e-3, seed: int = 1, folder: Path = FOLDER
+    steps: int = 2600,
+    batch: int = 128,
+    num_scenes: int = 8000,
+    peak: float = 1.5e-3,
+    seed: int = 1,
+    folder: Path = FOLDER,
 ) -> None:
     """Train and save.
 
     Args:
         steps: optimizer steps.
         batch: crops per step.
-        scenes: training scenes that are drawn and kept.
+        num_scenes: training scenes, kept in memory.
         peak: highest learning rate.
         seed: for weights and data.
         folder: where the model goes.
@@ -133,22 +138,22 @@ def train(
     config = model_config(len(tokens))
     model = CLIP(**config)
     model.train()
-    pictures = pool(scenes)
+    scenes = draw_scenes(num_scenes)
     adam, average, report = optimizer(model, peak), Average(model), Progress("clip", steps)
     for step in range(steps):
         for group in adam.param_groups:
             group["lr"] = rate(step, steps, peak)
-        samples = [clip_sample(rng, pictures, SIDE) for _ in range(batch)]
+        samples = [clip_sample(rng, scenes, SIDE) for _ in range(batch)]
         texts = sorted({sample.text for sample in samples})
         ids = tokens(
             texts, padding="max_length", truncation=True, max_length=words.CONTEXT_LENGTH, return_tensors="pt"
         ).input_ids
-        fits, unknown = relations(samples, texts)
+        fits, unknown = match_texts(samples, texts)
         with half_precision():
             image = model.encode_image(to_tensor([sample.image for sample in samples]))
             text = model.encode_text(ids)
             cosines = F.normalize(image.float(), dim=-1) @ F.normalize(text.float(), dim=-1).T
-            loss = contrast(cosines, model.logit_scale.exp(), fits, unknown)
+            loss = contrastive_loss(cosines, model.logit_scale.exp(), fits, unknown)
             adam.zero_grad(set_to_none=True)
             loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -1,8 +1,8 @@
-"""Train the small DINOv2: patch features from the words for what is visible in pictures and crops, never from where.
+"""Train the small DINOv2: patch features from image-level tags of images and crops, without their location.
 
 Not self-supervised: ten minutes of self-distillation, tried in an earlier version of this world, were too little. Every
-patch is asked which class it belongs to, classes compete for each patch, and only the picture as a whole is told which
-classes are there. Small crops hold few classes, which is what teaches the patches in the end. It starts from the small
+patch is asked which class it belongs to, classes compete for each patch, and only the image as a whole is labelled with
+its classes. Small crops hold few classes, which is what teaches the patches in the end. It starts from the small
 CLIP's image tower: 250 steps from there were worth more than 1500 from random weights.
 """
 
@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Dinov2Config, Dinov2Model
 
-from miniature.crops import Sample, cut, pool, resized
+from miniature.crops import Sample, cut, draw_scenes, resized
 from miniature.palette import between
 from miniature.training import (
     MEAN,
@@ -39,8 +39,8 @@ from miniature.world import CLASSES, Scene
 
 FOLDER = WEIGHTS / "dino"
 PATCH = 4
-SIDE = 96  # the side at which the model is used: whole pictures with this short side, and windows of it
-# (height, width) of a batch and how many pictures it holds: about as many patches in each.
+SIDE = 96  # the side at which the model is used: whole images with this short side, and windows of it
+# (height, width) of a batch and its number of images: about as many patches in each.
 SHAPES: tuple[tuple[int, int, int], ...] = (
     (16, 16, 160),
     (24, 24, 96),
@@ -70,15 +70,15 @@ def model_config() -> Dinov2Config:
 
 
 @torch.no_grad()
-def start_from_clip(model: Dinov2Model, folder: Path) -> None:
-    """Give the backbone the weights of the small CLIP's image tower, which has the same shape.
+def init_from_clip(model: Dinov2Model, folder: Path) -> None:
+    """Initialize the backbone from the small CLIP's image tower, which has the same shape.
 
     CLIP normalises its embeddings before the first layer, DINOv2 does not: the shift and scale of that step are folded
     into the patch projection and the positions, with the spread of a typical patch.
     """
     tower, _, _ = open_clip.create_model_and_transforms(f"local-dir:{folder}")
     eye, first, width = tower.visual, model.embeddings, model.config.hidden_size
-    patches = F.conv2d(to_tensor([one.image[:80, :80] for one in pool(12)]), eye.conv1.weight, stride=PATCH)
+    patches = F.conv2d(to_tensor([one.image[:80, :80] for one in draw_scenes(12)]), eye.conv1.weight, stride=PATCH)
     place = eye.positional_embedding
     spread = (patches.flatten(2).transpose(1, 2) + place[1:].mean(0)).std(-1).median()
     gain, shift = eye.ln_pre.weight / spread, eye.ln_pre.bias
@@ -145,15 +145,15 @@ class CosineHead(nn.Module):
 
 
 class Heads(nn.Module):
-    """Word classifiers on patch tokens, on the last keys and on the CLS token; thrown away after training."""
+    """Word classifiers on patch tokens, on the last keys and on the CLS token; discarded after training."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.patches, self.keys, self.whole = CosineHead(width), CosineHead(width), nn.Linear(width, len(CLASSES))
 
 
-def presence(logits: Tensor, seen: Tensor, unsure: Tensor, top: float = 0.06) -> Tensor:
-    """Loss of patch logits against the words for the whole picture.
+def presence_loss(logits: Tensor, seen: Tensor, unsure: Tensor, top: float = 0.06) -> Tensor:
+    """Loss of patch logits against the tags of the whole image.
 
     Args:
         logits: [B, N, C]; a softmax over C makes the classes compete for every patch.
@@ -168,49 +168,49 @@ def presence(logits: Tensor, seen: Tensor, unsure: Tensor, top: float = 0.06) ->
     return ((-best.log() * seen).sum(1) + (everywhere * missing.clamp(min=0)).sum(1)).mean()
 
 
-def allowed(logits: Tensor, seen: Tensor, unsure: Tensor) -> Tensor:
-    """Shares [B, N, C] of the classes per patch, among those that the words of the picture do not rule out."""
+def allowed_class_shares(logits: Tensor, seen: Tensor, unsure: Tensor) -> Tensor:
+    """Shares [B, N, C] of the classes per patch, among those that the image's tags do not rule out."""
     return logits.masked_fill((seen + unsure == 0)[:, None], -1e4).softmax(-1)
 
 
-def tiled(images: Tensor, side: int) -> Tensor:
-    """Square tiles [B * rows * columns, 3, side, side] of pictures [B, 3, H, W] whose sides are multiples of `side`."""
+def split_tiles(images: Tensor, side: int) -> Tensor:
+    """Square tiles [B * rows * columns, 3, side, side] of images [B, 3, H, W] whose sides are multiples of `side`."""
     count, _, height, width = images.shape
     parts = images.reshape(count, 3, height // side, side, width // side, side)
     return parts.permute(0, 2, 4, 1, 3, 5).reshape(-1, 3, side, side)
 
 
-def assembled(tokens: Tensor, count: int, rows: int, columns: int) -> Tensor:
-    """Patches [B * rows * columns, n * n, C] of tiles as patches [B, N, C] of the whole pictures."""
+def merge_tiles(tokens: Tensor, count: int, rows: int, columns: int) -> Tensor:
+    """Patches [B * rows * columns, n * n, C] of tiles as patches [B, N, C] of the whole images."""
     side = round(tokens.shape[1] ** 0.5)
     parts = tokens.reshape(count, rows, columns, side, side, -1)
     return parts.permute(0, 1, 3, 2, 4, 5).reshape(count, rows * columns * side * side, -1)
 
 
 def sample(rng: np.random.Generator, scenes: Sequence[Scene], height: int, width: int) -> Sample:
-    """A crop at about the scale at which scenes are seen later (short side 96), as a picture of `height` x `width`."""
+    """A crop at about the scale at which scenes are seen later (short side 96), as an image of `height` x `width`."""
     while True:
-        picture = scenes[int(rng.integers(len(scenes)))]
-        rows, columns = picture.labels.shape
-        # Whole pictures only where the shape is nearly theirs.
+        scene = scenes[int(rng.integers(len(scenes)))]
+        rows, columns = scene.labels.shape
+        # Whole images only where the shape is nearly theirs.
         if max(height, width) < SIDE or abs(np.log(columns * height / (rows * width))) < 0.25:
             break
     if max(height, width) < SIDE:
         crop = cut(
             rng,
-            picture,
+            scene,
             min(1.0, min(height, width) / SIDE * between(rng, 0.75, 1.25)),
             width / height,
             want_thing=rng.random() < 0.5,
         )
     else:
-        crop = cut(rng, picture, 1.0, columns / rows)
+        crop = cut(rng, scene, 1.0, columns / rows)
     image = resized(crop.image, height, width)
-    return Sample(image, crop.text, crop.said, crop.seen, crop.unsure, crop.particular)
+    return Sample(image, crop.text, crop.named, crop.seen, crop.unsure, crop.particular)
 
 
 def save(config: Dinov2Config, values: dict[str, Tensor], folder: Path) -> None:
-    """Write the folder that `Dinov2Model.from_pretrained` loads, with its preprocessing; each file appears whole."""
+    """Write the folder that `Dinov2Model.from_pretrained` loads, with its preprocessing, each file atomically."""
     half = Dinov2Model(config)
     half.load_state_dict(values)
     folder.mkdir(parents=True, exist_ok=True)
@@ -239,7 +239,7 @@ def save(config: Dinov2Config, values: dict[str, Tensor], folder: Path) -> None:
 
 def train(
     steps: int = 1600,
-    scenes: int = 6000,
+    num_scenes: int = 6000,
     peak: float = 1.5e-3,
     seed: int = 2,
     clip: Path | None = WEIGHTS / "clip",
@@ -248,11 +248,11 @@ def train(
     """Train and save.
 
     Args:
-        steps: optimizer steps, each on pictures of one shape.
-        scenes: training scenes that are drawn and kept.
+        steps: optimizer steps, each on images of one shape.
+        num_scenes: training scenes, kept in memory.
         peak: highest learning rate.
         seed: for weights and data.
-        clip: a trained small CLIP to start from; None to start from nothing, which takes several times as long.
+        clip: a trained small CLIP to start from; None starts from random weights, which takes several times as long.
         folder: where the model goes.
 
     Raises:
@@ -264,32 +264,32 @@ def train(
     config = model_config()
     model = Dinov2Model(config)
     if clip is not None:
-        start_from_clip(model, clip)
+        init_from_clip(model, clip)
     heads, tap = Heads(config.hidden_size), KeyTap(model)
     both = nn.ModuleDict({"model": model, "heads": heads})
     both.train()
-    pictures = pool(scenes)
+    scenes = draw_scenes(num_scenes)
     adam, average, report = optimizer(both, peak), Average(model), Progress("dino", steps)
     for step in range(steps):
         for group in adam.param_groups:
             group["lr"] = rate(step, steps, peak)
         height, width, count = SHAPES[int(rng.integers(len(SHAPES)))]
-        samples = [sample(rng, pictures, height, width) for _ in range(count)]
+        samples = [sample(rng, scenes, height, width) for _ in range(count)]
         seen = torch.from_numpy(np.stack([one.seen for one in samples]))
         unsure = torch.from_numpy(np.stack([one.unsure for one in samples]))
         images = to_tensor([one.image for one in samples])
         with half_precision(height * width // PATCH**2):
             loss_tiles = torch.zeros(())
             if max(height, width) >= SIDE:
-                # A large picture says little about a patch: its tiles, which the model knows better, say the rest.
+                # Tags of a large image say little about a patch: the model's predictions on its tiles supply the rest.
                 tile = 48 if height % 48 == width % 48 == 0 and rng.random() < 0.5 else 32 if width != 144 else 48
                 with torch.no_grad():
-                    near = model(tiled(images, tile)).last_hidden_state[:, 1:]
-                    near = assembled(heads.patches(near), count, height // tile, width // tile)
-                    target = allowed(near, seen, unsure)
+                    near = model(split_tiles(images, tile)).last_hidden_state[:, 1:]
+                    near = merge_tiles(heads.patches(near), count, height // tile, width // tile)
+                    target = allowed_class_shares(near, seen, unsure)
             tokens = model(images).last_hidden_state
             patches, keys = heads.patches(tokens[:, 1:]), heads.keys(tap.keys[:, 1:])
-            loss_patches, loss_keys = presence(patches, seen, unsure), presence(keys, seen, unsure)
+            loss_patches, loss_keys = presence_loss(patches, seen, unsure), presence_loss(keys, seen, unsure)
             if max(height, width) >= SIDE:
                 for logits in (patches, keys):
                     loss_tiles = loss_tiles - (target * logits.log_softmax(-1)).sum(-1).mean()

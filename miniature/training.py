@@ -1,4 +1,4 @@
-"""What the training scripts share: threads, batches, schedule, and writing weights."""
+"""Code shared by the training scripts: threads, batches, schedule, and writing of weights."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def prepare(seed: int) -> np.random.Generator:
 
 @contextmanager
 def half_precision(tokens: int = 0) -> Iterator[None]:
-    """bf16 autocast, with the attention that is faster on a CPU, forwards and backwards, for so many tokens."""
+    """bf16 autocast, with the attention that is faster on a CPU, forwards and backwards, for this many tokens."""
     kernel = SDPBackend.FLASH_ATTENTION if tokens > 200 else SDPBackend.MATH
     with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(kernel):
         yield
@@ -64,7 +64,7 @@ def optimizer(model: nn.Module, peak: float, decay: float = 0.05) -> torch.optim
 
 
 class Average:
-    """A running mean of a model's weights; what is saved. Starts to follow slowly once it has seen some steps."""
+    """A running mean of a model's weights, which is what is saved; its decay grows over the first steps."""
 
     def __init__(self, model: nn.Module, decay: float = 0.998) -> None:
         self.decay, self.steps = decay, 0
@@ -79,7 +79,7 @@ class Average:
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write safetensors in fp16 by way of a temporary file, so that no reader ever sees half of one."""
+    """Write safetensors in fp16 atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     halves = {
@@ -91,7 +91,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
 
 
 def write_json(path: Path, content: dict[str, object]) -> None:
-    """Write JSON by way of a temporary file."""
+    """Write JSON atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -99,14 +99,14 @@ def write_json(path: Path, content: dict[str, object]) -> None:
 
 
 class Progress:
-    """Prints running means of named numbers every so many steps."""
+    """Prints running means of named numbers every ``every`` steps."""
 
     def __init__(self, name: str, steps: int, every: int = 100) -> None:
         self.name, self.steps, self.every = name, steps, every
         self.began, self.sums = time.monotonic(), dict[str, float]()
 
     def __call__(self, step: int, **numbers: float) -> None:
-        """Note the numbers of this step."""
+        """Add the numbers of one step."""
         for key, value in numbers.items():
             self.sums[key] = self.sums.get(key, 0.0) + value
         if (step + 1) % self.every == 0 or step + 1 == self.steps:

@@ -1,4 +1,4 @@
-"""Scenes of the small world: a picture, its exact labels, a caption and tags, all from a seed.
+"""Scenes of the small world: an image, its exact labels, a caption and tags, all from a seed.
 
 Things keep to the places where photographs show them: boats and fish in water, cars on roads, sun and balloons in
 the sky. A scene depends on the arguments of its function alone, on every machine.
@@ -41,7 +41,7 @@ VAL_IMAGES = 200
 TRAIN_IMAGES = 1_000_000
 # (height, width): landscape, portrait, square.
 SIZES: tuple[tuple[int, int], ...] = ((96, 128), (128, 96), (96, 96), (80, 120), (144, 192), (160, 112), (112, 200))
-# A class is visible, and so a tag, from this share of the picture on.
+# A class is visible, and so a tag, from this share of the image on.
 VISIBLE = 0.003
 EMPTY_SHARE = 0.14
 CLOSE_SHARE = 0.12
@@ -52,12 +52,12 @@ _SAMPLES = 2
 
 @dataclass(frozen=True)
 class Scene:
-    """One drawn picture.
+    """One drawn scene.
 
     Attributes:
         image: uint8 [H, W, 3], RGB.
         labels: uint8 [H, W], index into CLASSES; every pixel has one.
-        caption: words for the whole picture.
+        caption: describes the whole image.
         tags: names of the visible classes in the order of CLASSES (things first).
     """
 
@@ -152,7 +152,7 @@ def draw_scene(seed: int, size: tuple[int, int] = (96, 128), only: str | None = 
     Args:
         seed: any integer from 0 on; another seed is another scene.
         size: (height, width) in pixels, each at least 32.
-        only: a class name; a thing then is the only kind of thing in the picture (one or two of it), a stuff is
+        only: a class name; a thing then is the only kind of thing in the image (one or two of it), a stuff is
             drawn without any thing. None draws any scene.
 
     Raises:

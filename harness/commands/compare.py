@@ -1,4 +1,4 @@
-"""``ovseg compare``: what changed between two runs, and whether it may be chance."""
+"""``ovseg compare``: differences between two runs, with bootstrap intervals."""
 
 import csv
 import io
@@ -20,11 +20,11 @@ def parser() -> Parser:
     """The command's arguments."""
     built = Parser(prog="ovseg compare", description=SUMMARY)
     built.add_argument("first", type=Path, metavar="RUN_A", help="a run directory")
-    built.add_argument("second", type=Path, metavar="RUN_B", help="another")
-    built.add_argument("--anyway", action="store_true", help="compare although protocol or data differ")
-    built.add_argument("--samples", type=int, default=2000, help="how many times images are drawn")
-    built.add_argument("--level", type=float, default=0.95, help="of the intervals")
-    built.add_argument("--seed", type=int, default=0, help="of the drawing")
+    built.add_argument("second", type=Path, metavar="RUN_B", help="another run directory")
+    built.add_argument("--anyway", action="store_true", help="compare even if protocol or data differ")
+    built.add_argument("--samples", type=int, default=2000, help="number of bootstrap resamples")
+    built.add_argument("--level", type=float, default=0.95, help="confidence level of the intervals")
+    built.add_argument("--seed", type=int, default=0, help="seed of the resampling")
     built.add_argument("--out", type=Path | None, default=None, help="write the table: FILE.csv or FILE.json")
     return built
 
@@ -42,7 +42,7 @@ def run(arguments: list[str]) -> None:
         raise ConfigurationError(f"--out must end in .csv or .json, not '{parsed.out.name}'")
     runs = Run.read(parsed.first), Run.read(parsed.second)
     if (differing := incompatibilities(*runs)) and not parsed.anyway:
-        raise RunError(f"these runs cannot be compared: {'; '.join(differing)} (--anyway does it all the same)")
+        raise RunError(f"these runs cannot be compared: {'; '.join(differing)} (--anyway compares them nevertheless)")
     found = compare(*runs, parsed.samples, parsed.level, parsed.seed)
     for line in differing:
         print(f"differs: {line}")

@@ -1,4 +1,4 @@
-"""``ovseg data``: which benchmarks there are, whether one on disk is sound, and making what has to be converted."""
+"""``ovseg data``: list benchmarks, check one on disk, or convert one."""
 
 import inspect
 from collections import Counter
@@ -21,7 +21,7 @@ from harness.system.parallel import resolve_num_workers
 from harness.system.plugins import DATA, find_plugins
 
 SUMMARY = "list benchmarks, check one that is on disk, or prepare one that has to be converted"
-# More of one kind would only push the first ones off the screen.
+# Maximum number of problems printed per kind.
 SHOWN = 10
 # Columns of a terminal: from WIDE on, archives and paths stand side by side; below NARROW only paths have room.
 WIDE = 100
@@ -66,7 +66,7 @@ def data_classes() -> dict[str, type[SegmentationData] | Exception]:
     for name, point in find_plugins(DATA).items():
         try:
             classes[name] = point.load()
-        except Exception as error:  # another package's fault must not hide the rest
+        except Exception as error:  # an error in another package must not hide the rest
             classes[name] = error
     return classes
 
@@ -99,7 +99,7 @@ class Row(NamedTuple):
 
 
 def row(name: str, found: type[SegmentationData] | Exception, root: Path | None) -> Row:
-    """What is known of a data module, and where it is."""
+    """The table row of a data module."""
     if isinstance(found, Exception):
         return Row(name, "?", "?", f"cannot be imported: {found}", "-")
     if not issubclass(found, Benchmark):
@@ -125,7 +125,7 @@ def _other(name: str, found: type[SegmentationData]) -> Row:
     try:
         data = found()
         return Row(name, str(len(data.vocabulary)), str(len(data.ids)), "nothing", "built in")
-    except Exception as error:  # another package's fault must not hide the rest
+    except Exception as error:  # an error in another package must not hide the rest
         return Row(name, "?", "?", f"{type(error).__name__}: {error}", "-")
 
 
@@ -230,7 +230,7 @@ def check(benchmark: type[Benchmark], root: Path, workers: int) -> int:
 
 
 def summary(benchmark: type[Benchmark], found: Inspection) -> Table:
-    """What was seen, as a table."""
+    """The inspection as a table."""
     classes = len(benchmark.default_vocabulary())
     labelled = sum(value < classes for value in found.pixels)
     total = found.pixels.total()

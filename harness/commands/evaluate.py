@@ -14,13 +14,13 @@ from harness.commands.arguments import STORE_HELP, Parser, add_composition, inst
 from harness.commands.console import console
 from harness.engine.evaluation import Evaluation, evaluate
 from harness.engine.progress import EvaluationProgress
-from harness.engine.result_images import ResultPictures
-from harness.engine.wandb_report import LoggedPictures, Wandb, report, wanted
+from harness.engine.result_images import ResultImages
+from harness.engine.wandb_report import LoggedImages, Wandb, report, wanted
 from harness.results.results import results_table
 from harness.system import atomic, distributed
 from harness.system.errors import ConfigurationError
 
-SUMMARY = "evaluate a method on a benchmark, on one process or many; the same --run_dir goes on where it stopped"
+SUMMARY = "evaluate a method on a benchmark, on one process or many; the same --run_dir resumes the run"
 
 
 def parser() -> Parser:
@@ -28,9 +28,13 @@ def parser() -> Parser:
     built = Parser(prog="ovseg evaluate", description=SUMMARY)
     add_composition(built)
     built.add_argument("--run_dir", type=Path | None, default=None, help="run directory (default: a new one in runs/)")
-    built.add_argument("--save_label_maps", type=bool, default=False, help="keep every predicted label map (PNG)")
-    built.add_argument("--save_explanations", type=int, default=0, help="explain this many images, if the method can")
-    built.add_argument("--save_overlays", type=int, default=0, help="draw this many images beside truth and prediction")
+    built.add_argument("--save_label_maps", type=bool, default=False, help="save every predicted label map (PNG)")
+    built.add_argument(
+        "--save_explanations", type=int, default=0, help="save explanations of this many images, if supported"
+    )
+    built.add_argument(
+        "--save_overlays", type=int, default=0, help="save this many images beside ground truth and prediction"
+    )
     built.add_argument("--seeds", type=str | None, default=None, help="evaluate with each of these seeds: 0,1,2,3,4")
     built.add_argument("--store", type=Path | None, default=None, help=STORE_HELP)
     built.add_argument(
@@ -53,9 +57,9 @@ def run(arguments: list[str]) -> None:
             # print(), since a console would wrap a long path.
             print(evaluation.directory.path, flush=True)
         return
-    seeds = seeds_of(parsed.seeds)
+    seeds = parse_seeds(parsed.seeds)
     if parsed.run_dir is None:
-        # Ranks do not know each other yet, so they could not agree on a name with the time in it.
+        # Ranks are not connected yet, so they cannot agree on a name that contains the time.
         raise ConfigurationError("--seeds needs --run_dir, below which each seed gets a directory")
     folder = parsed.run_dir
     found = {}
@@ -63,35 +67,35 @@ def run(arguments: list[str]) -> None:
         one = parsed.clone()
         one.seed, one.seeds, one.run_dir = seed, None, folder / f"seed-{seed}"
         if "seed" not in one.method.init_args:
-            raise ConfigurationError(f"--seeds: {one.method.class_path} has no seed, so all of them would be equal")
+            raise ConfigurationError(f"--seeds: {one.method.class_path} has no seed, so all runs would be equal")
         one.method.init_args.seed = seed
         if one.wandb.group is None and "WANDB_RUN_GROUP" not in os.environ:
             one.wandb.group = folder.name
         found[seed] = evaluate_parsed(built, one).results or {}
     if distributed.rank() == 0:
-        summary = spread(found)
+        summary = summarize_seeds(found)
         atomic.write_json(folder / "seeds.json", summary)
         miou = summary["miou"]
         print(f"mIoU over {len(seeds)} seeds: {_plus_minus(miou['mean'], miou['deviation'])}")
         print(folder, flush=True)
 
 
-def seeds_of(text: str) -> list[int]:
+def parse_seeds(text: str) -> list[int]:
     """``0,1,2`` as numbers.
 
     Raises:
-        ConfigurationError: It is no list of different whole numbers.
+        ConfigurationError: It is not a list of distinct whole numbers.
     """
     try:
         seeds = [int(part) for part in text.strip("[]").split(",")]
     except ValueError:
         seeds = []
     if not seeds or len(set(seeds)) != len(seeds):
-        raise ConfigurationError(f"--seeds is a list of different whole numbers such as 0,1,2, not '{text}'")
+        raise ConfigurationError(f"--seeds is a list of distinct whole numbers such as 0,1,2, not '{text}'")
     return seeds
 
 
-def spread(found: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
+def summarize_seeds(found: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
     """Mean and sample standard deviation of each score over seeds.
 
     Args:
@@ -119,33 +123,35 @@ def _plus_minus(average: float | None, deviation: float | None) -> str:
 
 
 def evaluate_parsed(built: Parser, parsed: Namespace, quiet: bool = False) -> Evaluation:
-    """Evaluate what the command line describes; rank 0 prints the table unless it is to be quiet.
+    """Evaluate what the command line describes; rank 0 prints the table unless ``quiet``.
 
     Raises:
-        OvsegError: Something that the user can mend. When only the logger failed, the results are written.
+        OvsegError: An error that the user can fix. When only the logger failed, the results are written.
     """
     logged = wanted(parsed.logger)
     config = built.dump(parsed, skip_none=False)
-    made = instantiate(built, parsed)
-    made.method.store = ArtifactStore(made.store)
-    seed_everything(made.seed, workers=True, verbose=False)
-    trainer = make_trainer(made.trainer, [progress := EvaluationProgress()])
-    pictures = pictures_of(made, logged)
-    evaluation = evaluate(made.method, made.data, made.protocol, trainer, made.run_dir, config, pictures, progress)
+    objects = instantiate(built, parsed)
+    objects.method.store = ArtifactStore(objects.store)
+    seed_everything(objects.seed, workers=True, verbose=False)
+    trainer = make_trainer(objects.trainer, [progress := EvaluationProgress()])
+    images = make_result_images(objects, logged)
+    evaluation = evaluate(
+        objects.method, objects.data, objects.protocol, trainer, objects.run_dir, config, images, progress
+    )
     if trainer.is_global_zero and evaluation.results is not None and not quiet:
         console().print(results_table(evaluation.results))
     if logged:
-        report(evaluation.directory.path, made.wandb, leads=trainer.local_rank == 0)
+        report(evaluation.directory.path, objects.wandb, is_node_main=trainer.local_rank == 0)
     return evaluation
 
 
-def pictures_of(made: Namespace, logged: bool) -> ResultPictures:
-    """Which pictures a run with these settings keeps.
+def make_result_images(objects: Namespace, logged: bool) -> ResultImages:
+    """The images that a run with these settings saves.
 
     Args:
-        made: The settings, instantiated.
-        logged: Whether W&B is to be shown some.
+        objects: The settings, instantiated.
+        logged: Whether some are logged to W&B.
     """
-    return LoggedPictures(
-        made.save_label_maps, made.save_overlays, made.save_explanations, made.wandb.images if logged else 0
+    return LoggedImages(
+        objects.save_label_maps, objects.save_overlays, objects.save_explanations, objects.wandb.images if logged else 0
     )

@@ -14,7 +14,7 @@ SUMMARY = "list methods, data sets, installed versions and devices"
 
 
 def devices() -> list[str]:
-    """What models can run on here, in words."""
+    """The devices of this machine, as texts."""
     found = [f"cpu: {platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"]
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
@@ -33,7 +33,7 @@ def run(arguments: list[str]) -> None:
         for name, point in find_plugins(group).items():
             try:
                 summary = (point.load().__doc__ or "").strip().splitlines()[0]
-            except Exception as error:  # another package's fault must not hide the rest
+            except Exception as error:  # an error in another package must not hide the rest
                 summary = f"cannot be imported: {type(error).__name__}: {error}"
             drawn.add_row(name, point.value.replace(":", "."), summary)
         out.print(drawn)

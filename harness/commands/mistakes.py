@@ -1,4 +1,4 @@
-"""What is wrong with an argument, in one sentence: the heart of jsonargparse's messages, which may span many lines."""
+"""What is wrong with an argument, in one sentence: from jsonargparse's messages, which may span many lines."""
 
 import inspect
 import re

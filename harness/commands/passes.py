@@ -12,7 +12,7 @@ from lightning.pytorch.core.hooks import DataHooks, ModelHooks
 
 from harness.artifacts.store import ArtifactStore
 from harness.commands.arguments import Parser, instantiate, make_trainer, plain
-from harness.commands.evaluate import evaluate_parsed, pictures_of
+from harness.commands.evaluate import evaluate_parsed, make_result_images
 from harness.commands.planned import lacks_requirements
 from harness.engine.evaluation import Evaluation
 from harness.engine.one_pass import PointOfPass, evaluate_in_one_pass
@@ -152,13 +152,13 @@ def evaluate_group(built: Parser, parsed: Sequence[Namespace]) -> list[Evaluatio
         one.method.store = store
         # Validated when they were parsed; it takes most of the time.
         config = built.dump(given, skip_none=False, skip_validation=True)
-        points.append(PointOfPass(one.method, one.protocol, one.run_dir, config, pictures_of(one, log)))
+        points.append(PointOfPass(one.method, one.protocol, one.run_dir, config, make_result_images(one, log)))
     seed_everything(first.seed, workers=True, verbose=False)
     trainer = make_trainer(first.trainer, [EvaluationProgress()])
     evaluations = evaluate_in_one_pass(points, first.data, trainer)
     for evaluation, one, log in zip(evaluations, made, logged, strict=True):
         if log:
-            report(evaluation.directory.path, one.wandb, leads=trainer.local_rank == 0)
+            report(evaluation.directory.path, one.wandb, is_node_main=trainer.local_rank == 0)
     return evaluations
 
 

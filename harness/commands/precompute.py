@@ -1,4 +1,4 @@
-"""``ovseg precompute``: what a method needs before its first image, and nothing else."""
+"""``ovseg precompute``: the precompute stage of a method, without predictions."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from harness.commands.arguments import STORE_HELP, Parser, add_composition, inst
 from harness.engine.evaluation import predict
 
 SUMMARY = (
-    "make what a method needs before its first image, on one process or many; what the store has is not made again"
+    "compute what a method needs before its first image, on one process or many; items in the store are not recomputed"
 )
 
 
@@ -23,15 +23,15 @@ def parser() -> Parser:
 
 
 def run(arguments: list[str]) -> PrecomputeReport:
-    """Parse and precompute; rank 0 prints what was there and what was made, and, last, the store's folder."""
+    """Parse and precompute; rank 0 prints the numbers of cached and computed items and, last, the store's folder."""
     built = parser()
-    made = instantiate(built, built.parse_args(arguments))
-    seed_everything(made.seed, workers=True, verbose=False)
-    method, data, store = made.method, made.data, ArtifactStore(made.store)
-    trainer = make_trainer(made.trainer, [])
+    objects = instantiate(built, built.parse_args(arguments))
+    seed_everything(objects.seed, workers=True, verbose=False)
+    method, data, store = objects.method, objects.data, ArtifactStore(objects.store)
+    trainer = make_trainer(objects.trainer, [])
     method.store = store
-    method.make_ready(data.vocabulary_for(made.protocol.class_names), made.protocol)
-    data.plan(made.protocol, [])
+    method.make_ready(data.vocabulary_for(objects.protocol.class_names), objects.protocol)
+    data.plan(objects.protocol, [])
     predict(trainer, method, [method], data)
     done: PrecomputeReport = method.precomputed
     if trainer.is_global_zero:

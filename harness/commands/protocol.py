@@ -1,4 +1,4 @@
-"""``ovseg protocol``: what a protocol says, and in what two differ."""
+"""``ovseg protocol``: the fields of a protocol, or of two that differ."""
 
 import dataclasses
 from typing import Any, Literal
@@ -89,7 +89,7 @@ def _table(*protocols: Protocol) -> Table:
 
 
 def readable(value: Any) -> Text:
-    """A value as YAML would have it; the parts of a list of texts on lines of their own."""
+    """A value as in YAML; lists of texts have one item per line."""
     if value is None:
         return Text("null")
     if isinstance(value, tuple):

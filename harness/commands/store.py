@@ -1,4 +1,4 @@
-"""``ovseg store``: what the artifact store holds, whether it is sound, and making room."""
+"""``ovseg store``: list, verify and prune the artifact store."""
 
 import re
 import sys
@@ -25,10 +25,10 @@ class Entry(NamedTuple):
 
     Attributes:
         key: Its name in the store.
-        kind: What sort of value it is; "?" when the manifest is damaged.
+        kind: What sort of value it is; "?" if the manifest is corrupt.
         title: What a person calls it.
         bytes: Its size on disk.
-        age: Seconds since it was made; since its manifest was written when that is damaged.
+        age: Seconds since its creation; since its manifest was written if that is corrupt.
         unused: Seconds since a run last read it.
     """
 
@@ -46,7 +46,9 @@ def parser() -> Parser:
     built.add_argument("action", type=Literal["ls", "verify", "prune"], help="ls, verify or prune")
     built.add_argument("--store", type=Path | None, default=None, help=STORE_HELP)
     built.add_argument("--kind", type=str | None, default=None, help="only entries of this kind, as 'ls' names it")
-    built.add_argument("--older_than", type=str | None, default=None, help="prune: not used for so long: 30d, 12h, 90m")
+    built.add_argument(
+        "--older_than", type=str | None, default=None, help="prune: only entries unused for this long: 30d, 12h, 90m"
+    )
     built.add_argument("--yes", action="store_true", help="prune: do not ask")
     return built
 
@@ -78,7 +80,7 @@ def entries(store: ArtifactStore, kind: str | None = None) -> list[Entry]:
             written = ((folder / MANIFEST) if (folder / MANIFEST).exists() else folder).stat().st_mtime
             size = folder_size(folder)
         except FileNotFoundError:
-            continue  # pruned by somebody else meanwhile
+            continue  # pruned by another process meanwhile
         try:
             manifest: dict[str, Any] = store.manifest(key)
             made = datetime.fromisoformat(manifest["created"]).astimezone(UTC).timestamp()
@@ -118,10 +120,10 @@ def verify(store: ArtifactStore, found: list[Entry]) -> int:
 
 
 def prune(store: ArtifactStore, found: list[Entry], older_than: str | None, yes: bool) -> int:
-    """Remove entries that were not used for long, and what killed processes left.
+    """Remove entries unused for long, and temporary files of killed processes.
 
     Raises:
-        ConfigurationError: There is nobody to ask, and no ``--yes``.
+        ConfigurationError: Standard input is not a terminal, and ``--yes`` is not given.
     """
     limit = seconds_of(older_than) if older_than is not None else 0.0
     old = [entry for entry in found if entry.unused >= limit]
@@ -146,11 +148,11 @@ def prune(store: ArtifactStore, found: list[Entry], older_than: str | None, yes:
 
 
 def run(arguments: list[str]) -> int:
-    """Do it; the exit code."""
+    """Run the action; returns the exit code."""
     given = parser().parse_args(arguments)
     store = ArtifactStore(given.store)
     if store.root.exists() and not store.root.is_dir():
-        raise ConfigurationError(f"--store {store.root} is no folder")
+        raise ConfigurationError(f"--store {store.root} is not a folder")
     found = entries(store, given.kind)
     if given.action == "verify":
         return verify(store, found)

@@ -12,7 +12,7 @@ from harness.data.datamodule import SegmentationData, shard
 from harness.data.protocol import Protocol
 from harness.engine.preparation import Preparation
 from harness.engine.progress import EvaluationProgress
-from harness.engine.result_images import ResultPictures
+from harness.engine.result_images import ResultImages
 from harness.method.method import Prediction, SegmentationMethod
 from harness.results.metric import Areas, ScoredPixels, SegmentationMetric
 from harness.results.records import Record, RecordWriter, merge
@@ -43,14 +43,14 @@ class Evaluation(Callback):
         protocol: Protocol,
         run_dir: Path | None = None,
         config: str | None = None,
-        pictures: ResultPictures | None = None,
+        pictures: ResultImages | None = None,
         fingerprint: str | None = None,
     ) -> None:
         self.method = method
         self.data = data
         self.protocol = protocol
         self.config = config
-        self.pictures = pictures or ResultPictures()
+        self.pictures = pictures or ResultImages()
         self.vocabulary = data.vocabulary_for(protocol.class_names)  # once: a benchmark reads its names from files
         self.metric = SegmentationMetric(len(self.vocabulary), protocol.ignore_label, protocol.absent_classes)
         self.results: dict[str, Any] | None = None
@@ -284,7 +284,7 @@ def evaluate(
     trainer: Trainer,
     run_dir: Path | None = None,
     config: str | None = None,
-    pictures: ResultPictures | None = None,
+    pictures: ResultImages | None = None,
     progress: EvaluationProgress | None = None,
 ) -> Evaluation:
     """Evaluate a method on a benchmark; arguments as in ``Evaluation``, and a progress bar to show its metric.

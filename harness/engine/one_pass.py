@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from harness.data.datamodule import Sample, SegmentationData, shard
 from harness.data.protocol import Protocol
 from harness.engine.evaluation import Evaluation, predict
-from harness.engine.result_images import ResultPictures
+from harness.engine.result_images import ResultImages
 from harness.method.method import Prediction, SegmentationMethod, predict_jointly
 from harness.results.metric import Areas, ScoredPixels
 from harness.system import distributed
@@ -42,7 +42,7 @@ class PointOfPass:
     protocol: Protocol
     run_dir: Path | None = None
     config: str | None = None
-    pictures: ResultPictures = field(default_factory=ResultPictures)
+    pictures: ResultImages = field(default_factory=ResultImages)
 
 
 class OnePass(LightningModule):

@@ -1,4 +1,4 @@
-"""Pictures of results: indexed PNGs, and overlays with a legend."""
+"""Images of results: indexed PNGs, and overlays with a legend."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,11 +33,11 @@ def save_indexed(path: Path, labels: np.ndarray, vocabulary: Vocabulary) -> None
 
 
 def colourise(image: np.ndarray, labels: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
-    """The picture, [H, W, 3] uint8, under half-transparent class colours; the background stays as it is."""
+    """The image, [H, W, 3] uint8, blended with class colours; the background is unchanged."""
     colours = _palette(vocabulary)[labels]
     mixed = (1 - OPACITY) * image + OPACITY * colours
-    painted = labels != 0 if vocabulary.background else np.ones_like(labels, dtype=bool)
-    return np.where(painted[..., None], mixed + 0.5, image).astype(np.uint8)
+    masked = labels != 0 if vocabulary.background else np.ones_like(labels, dtype=bool)
+    return np.where(masked[..., None], mixed + 0.5, image).astype(np.uint8)
 
 
 def _legend(labels: list[np.ndarray], vocabulary: Vocabulary, width: int, size: int) -> Image.Image:
@@ -62,7 +62,7 @@ def _legend(labels: list[np.ndarray], vocabulary: Vocabulary, width: int, size: 
 
 
 def _scale(image: np.ndarray) -> int:
-    """Small pictures are enlarged by a whole number, so that a legend can be read beside them."""
+    """The integer factor that enlarges small images, so that the legend stays readable."""
     return max(1, round(384 / max(image.shape[:2])))
 
 
@@ -72,12 +72,12 @@ def _panel(image: np.ndarray, scale: int, smooth: bool) -> Image.Image:
 
 
 def save_comparison(path: Path, image: np.ndarray, maps: Mapping[str, np.ndarray], vocabulary: Vocabulary) -> None:
-    """Write the picture and its overlays side by side, titled, above a legend of the classes that occur.
+    """Write the image and its overlays side by side, titled, above a legend of the classes that occur.
 
     Args:
         path: A PNG to write.
         image: [H, W, 3] uint8 RGB.
-        maps: Label maps by title, [h, w] uint8; stretched (nearest) to the picture where their size differs.
+        maps: Label maps by title, [h, w] uint8; resized (nearest) to the image where their size differs.
         vocabulary: Names and colours.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -108,13 +108,13 @@ def save_comparison(path: Path, image: np.ndarray, maps: Mapping[str, np.ndarray
 def save_explanation(
     path: Path, image: np.ndarray, labels: np.ndarray, evidence: Sequence["Evidence"], vocabulary: Vocabulary
 ) -> None:
-    """Write the picture, its segmentation, and per class the regions that decided it, a row each.
+    """Write the image, its segmentation, and one row per class with the regions that decided it.
 
     Args:
         path: A PNG to write.
         image: [H, W, 3] uint8 RGB.
         labels: [h, w] uint8, its segmentation.
-        evidence: What decided the classes.
+        evidence: The regions that decided the classes.
         vocabulary: Names and colours.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -136,13 +136,13 @@ def save_explanation(
     sheet = Image.new("RGB", (columns * (2 * side) + gap, len(rows) * cell + gap), PAPER)
     draw = ImageDraw.Draw(sheet)
     for row, (_, cells) in enumerate(rows):
-        for column, (title, picture) in enumerate(cells):
+        for column, (title, panel) in enumerate(cells):
             left, top = gap + column * 2 * side, gap + row * cell
             draw.text((left, top), _cut(title, font, 2 * side - gap), fill=TEXT, font=font)
-            shown_picture = Image.fromarray(picture.astype(np.uint8))
-            scale = min(side / shown_picture.height, (2 * side - gap) / shown_picture.width)
-            size = (max(1, round(shown_picture.width * scale)), max(1, round(shown_picture.height * scale)))
-            sheet.paste(shown_picture.resize(size, Image.Resampling.BILINEAR), (left, top + text + gap // 2))
+            thumbnail = Image.fromarray(panel.astype(np.uint8))
+            scale = min(side / thumbnail.height, (2 * side - gap) / thumbnail.width)
+            size = (max(1, round(thumbnail.width * scale)), max(1, round(thumbnail.height * scale)))
+            sheet.paste(thumbnail.resize(size, Image.Resampling.BILINEAR), (left, top + text + gap // 2))
     sheet.save(path)
 
 

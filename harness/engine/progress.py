@@ -1,4 +1,4 @@
-"""A progress bar with images/s and the running mIoU; silent where no person is watching."""
+"""A progress bar with images/s and the running mIoU; silent without a terminal."""
 
 import sys
 import time
@@ -17,7 +17,7 @@ class EvaluationProgress(Callback):
     """Rank 0's progress over its own images.
 
     Args:
-        metric: Whose running mIoU to show; null shows none.
+        metric: Its running mIoU is shown; null shows none.
     """
 
     def __init__(self, metric: SegmentationMetric | None = None) -> None:
@@ -27,7 +27,7 @@ class EvaluationProgress(Callback):
         self._began = self._shown = 0.0
 
     def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the bar, on rank 0 and on a terminal only; the precompute stage, which draws its own, is over."""
+        """Draw the bar, on rank 0 and on a terminal only; the precompute stage, which has its own bar, is over."""
         if not trainer.is_global_zero or not sys.stderr.isatty():
             return
         shards = f" (rank 0 of {trainer.world_size})" if trainer.world_size > 1 else ""
@@ -54,7 +54,7 @@ class EvaluationProgress(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Advance by the batch's images."""
+        """Advance by the number of images in the batch."""
         if self._progress is None:
             return
         self._images += len(batch)
@@ -78,7 +78,7 @@ class EvaluationProgress(Callback):
         self._stop()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Give the terminal back."""
+        """Restore the terminal."""
         self._stop()
 
     def _stop(self) -> None:

@@ -1,4 +1,4 @@
-"""Which pictures a run keeps: label maps, overlays, explanations."""
+"""The images that a run saves: label maps, overlays, explanations."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +11,13 @@ from harness.method.method import SegmentationMethod
 
 
 @dataclass(frozen=True)
-class ResultPictures:
+class ResultImages:
     """Files are named by the image's number: ids are the user's text.
 
     Attributes:
-        label_maps: Keep every predicted label map, as an indexed PNG.
-        overlays: Keep this many of the first images beside truth and prediction.
-        explanations: Keep this many of the first images with what decided each class, for methods that can tell.
+        label_maps: Save every predicted label map as an indexed PNG.
+        overlays: Number of first images saved beside ground truth and prediction.
+        explanations: Number of first images saved with the evidence for each class, for methods that support it.
     """
 
     label_maps: bool = False
@@ -25,7 +25,7 @@ class ResultPictures:
     explanations: int = 0
 
     def save(self, folder: Path, method: SegmentationMethod, sample: Sample, predicted: Tensor) -> None:
-        """Write what is asked for of one image below ``folder``."""
+        """Write the requested files of one image below ``folder``."""
         name, vocabulary = f"{sample.number:06d}.png", method.vocabulary
         labels = predicted.cpu().numpy()
         if self.label_maps:

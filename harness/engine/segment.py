@@ -1,4 +1,4 @@
-"""Segmenting a person's own pictures: the data, and what is written for each."""
+"""Segmentation of a user's own images: the data, and the files written per image."""
 
 import re
 from collections.abc import Sequence
@@ -19,21 +19,21 @@ from harness.system import distributed
 from harness.system.errors import ConfigurationError, DataError
 
 
-class Pictures(SegmentationData):
-    """Picture files without ground truth.
+class ImageFiles(SegmentationData):
+    """Image files without ground truth.
 
     Args:
-        files: Pictures; a directory stands for the pictures in it.
-        vocabulary: What to look for; null has the method find names in the pictures.
-        background: Without a vocabulary: whether the one that is found has a background.
+        files: Images; a directory stands for the images in it.
+        vocabulary: The class names; null lets the method find names in the images.
+        background: Whether a vocabulary found by the method has a background class.
         num_workers: As in ``SegmentationData``.
-        on_error: Likewise.
+        on_error: As in ``SegmentationData``.
 
     Raises:
-        DataError: A file is missing, or a directory holds no picture.
+        DataError: A file is missing, or a directory contains no image.
     """
 
-    name = "pictures"
+    name = "images"
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Pictures(SegmentationData):
             if path.is_dir():
                 inside = sorted(each for each in path.iterdir() if each.suffix.lower() in EXTENSIONS)
                 if not inside:
-                    raise DataError(f"there are no pictures in the folder {path}")
+                    raise DataError(f"there are no images in the folder {path}")
                 self._files += inside
             elif path.is_file():
                 self._files.append(path)
@@ -60,23 +60,23 @@ class Pictures(SegmentationData):
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """The words that were given, or found; until some are found, a background."""
+        """The given or found class names; only a background until names are found."""
         return self._vocabulary or Vocabulary(("background",), background=True)
 
     @property
     def names_wanted(self) -> bool:
-        """Whether the method has still to find names."""
+        """Whether the method still has to find names."""
         return self._vocabulary is None
 
     def adopt_names(self, names: Sequence[str]) -> None:
-        """Take what was found in the pictures as the vocabulary.
+        """Use the names found in the images as the vocabulary.
 
         Raises:
-            ConfigurationError: Nothing was found, or too much for one vocabulary.
+            ConfigurationError: No name was found, or more than a vocabulary can hold.
         """
         if not names:
             raise ConfigurationError(
-                "no caption names anything that could be segmented; say what to look for: --classes"
+                "no caption names anything that could be segmented; give class names with --classes"
             )
         self._vocabulary = Vocabulary.from_class_names(list(dict.fromkeys(names)), self._background)
 
@@ -93,10 +93,10 @@ class Pictures(SegmentationData):
         return str(self._files[index].stat().st_size)
 
     def output_names(self) -> list[str]:
-        """A plain, unique stem per picture for the files that are written for it."""
+        """A plain, unique stem per image for its output files."""
         names: list[str] = []
         for path in self._files:
-            stem = re.sub(r"[^\w.-]+", "_", path.stem) or "picture"
+            stem = re.sub(r"[^\w.-]+", "_", path.stem) or "image"
             name, count = stem, 1
             while name in names:
                 count += 1
@@ -106,15 +106,15 @@ class Pictures(SegmentationData):
 
 
 class SegmentWriter(Callback):
-    """Writes ``NAME_labels.png`` (indexed) and ``NAME_overlay.png`` for every picture.
+    """Writes ``NAME_labels.png`` (indexed) and ``NAME_overlay.png`` for every image.
 
     Args:
-        data: The pictures.
+        data: The images.
         out: The directory to write to.
-        explanations: Write ``NAME_explanation.png``, too, with what decided each class, if the method can tell.
+        explanations: Also write ``NAME_explanation.png`` with the evidence for each class, if the method supports it.
     """
 
-    def __init__(self, data: Pictures, out: Path, explanations: bool = False) -> None:
+    def __init__(self, data: ImageFiles, out: Path, explanations: bool = False) -> None:
         self.data = data
         self.out = out
         self.explanations = explanations
@@ -123,7 +123,7 @@ class SegmentWriter(Callback):
         self._names = data.output_names()
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Without a vocabulary: find names in this rank's pictures and make one of all ranks' names."""
+        """Without a vocabulary: find names in this rank's images and merge the names of all ranks."""
         if not self.data.names_wanted:
             return
         mine = shard(range(len(self.data.ids)), trainer.global_rank, trainer.world_size)
@@ -138,7 +138,7 @@ class SegmentWriter(Callback):
         try:
             image = self.data.read(index).image
         except DataError:
-            # ``predict_step`` says so, or skips it.
+            # ``predict_step`` raises or skips it.
             return []
         return list(method.find_names(torch.from_numpy(image).permute(2, 0, 1).contiguous().to(method.device)))
 
@@ -151,7 +151,7 @@ class SegmentWriter(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Write each picture's files and keep the share of each class."""
+        """Write each image's files and record the share of each class."""
         for sample, labels in outputs:
             if labels is None:
                 self.skipped[sample.number] = sample.error or ""
@@ -169,7 +169,7 @@ class SegmentWriter(Callback):
             self.shares[sample.number] = dict(zip(vocabulary.names, shares, strict=True))
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Let every rank know all shares."""
+        """Gather all shares on every rank."""
         gathered = distributed.gather([list(self.shares.items()), list(self.skipped.items())])
         self.shares = dict(sorted((index, value) for shares, _ in gathered for index, value in shares))
         self.skipped = dict(sorted((index, value) for _, skipped in gathered for index, value in skipped))
@@ -177,29 +177,29 @@ class SegmentWriter(Callback):
 
 def segment(
     method: SegmentationMethod,
-    pictures: Pictures,
+    images: ImageFiles,
     protocol: Protocol,
     trainer: Trainer,
     out: Path,
     explanations: bool = False,
 ) -> SegmentWriter:
-    """Segment pictures and write what ``SegmentWriter`` writes.
+    """Segment images and write the files of ``SegmentWriter``.
 
     Returns:
-        The writer, with ``shares`` (percent of each class per picture index) and ``skipped``.
+        The writer, with ``shares`` (percent of each class per image index) and ``skipped``.
 
     Raises:
-        OvsegError: Something that the user can mend; one sentence.
+        OvsegError: An error that the user can fix, in one sentence.
     """
-    method.on_error = pictures.on_error
-    method.names_found = pictures.names_wanted
-    method.make_ready(pictures.vocabulary, protocol)
+    method.on_error = images.on_error
+    method.names_found = images.names_wanted
+    method.make_ready(images.vocabulary, protocol)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(f"--out {out} cannot be made: {error.strerror}") from error
-    writer = SegmentWriter(pictures, out, explanations)
+        raise DataError(f"--out {out} cannot be created: {error.strerror}") from error
+    writer = SegmentWriter(images, out, explanations)
     trainer.callbacks.append(writer)  # type: ignore[attr-defined]
-    pictures.plan(protocol, shard(range(len(pictures.ids)), trainer.global_rank, trainer.world_size))
-    predict(trainer, method, [method], pictures)
+    images.plan(protocol, shard(range(len(images.ids)), trainer.global_rank, trainer.world_size))
+    predict(trainer, method, [method], images)
     return writer

@@ -1,7 +1,7 @@
-"""Runs on Weights & Biases, made from run directories once the results are on disk.
+"""Logging of finished run directories to Weights & Biases.
 
-Lightning's ``WandbLogger`` is not used: it logs what a Trainer's modules log while they train, and here everything that
-is worth telling is in the run directory when the Trainer is done. So the same command can also log a run later.
+Lightning's ``WandbLogger`` is not used: it logs during training, while here all results are in the run directory
+when the Trainer is done. So the same command can also log a run later.
 """
 
 import base64
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from harness.data.datamodule import Sample
 from harness.engine.overlay import save_indexed
-from harness.engine.result_images import ResultPictures
+from harness.engine.result_images import ResultImages
 from harness.method.method import SegmentationMethod
 from harness.results.records import RECORDS, Record, read_lines
 from harness.results.run_directory import CONFIG, IMAGES, RESULTS
@@ -35,26 +35,26 @@ if TYPE_CHECKING:
     import wandb
 
 NOTE = "wandb.json"
-PICTURES = "wandb_pictures"
-OWN = "wandb"  # the folder that W&B's client writes
+IMAGE_FOLDER = "wandb_pictures"
+CLIENT_FOLDER = "wandb"  # the folder that W&B's client writes
 SCORES = ("miou", "pixel_accuracy", "mean_accuracy", "per_image_miou", "num_images", "skipped", "seconds")
 PARTS = ("image", "prediction", "ground_truth")
-# Of a run that began with a process group, others wait for rank 0 as long as this; half of NCCL's own patience.
+# Other ranks wait for rank 0 during the upload, so this is half of NCCL's timeout.
 UPLOAD_SECONDS = 900
 CONNECT_SECONDS = 30
 
 
 @dataclass(frozen=True)
 class Wandb:
-    """What Weights & Biases is told of a run; a setting that is null follows its ``WANDB_*`` variable.
+    """Settings of Weights & Biases; a null setting falls back to its ``WANDB_*`` variable.
 
     Args:
         project: The project (default: ovseg).
-        entity: The user or team (default: the key's own).
-        group: Runs that belong together (default: none; a study's title).
+        entity: The user or team (default: that of the API key).
+        group: Group of the run (default: none; in a study, its title).
         name: The run's name (default: that of the run directory).
-        tags: Words to find it by.
-        images: So many of the first images of the data set are logged, the same ones in every run.
+        tags: Tags of the run.
+        images: Number of first images of the data set to log, the same ones in every run.
     """
 
     project: str | None = None
@@ -70,7 +70,7 @@ class Wandb:
 
 
 def wanted(logger: str | None) -> bool:
-    """Whether a run is to be logged: it was asked for, or W&B's agent, who would see nothing else, started the run.
+    """Whether to log a run: on request, or if W&B's agent started it and needs its results.
 
     Raises:
         ConfigurationError: W&B's client is not installed.
@@ -83,17 +83,17 @@ def wanted(logger: str | None) -> bool:
 
 
 @dataclass(frozen=True)
-class LoggedPictures(ResultPictures):
-    """Also keeps what W&B is shown of the first images: picture, prediction and truth, each a PNG.
+class LoggedImages(ResultImages):
+    """Also saves the first images for W&B: image, prediction and ground truth, each a PNG.
 
     Attributes:
-        logged: Of how many images.
+        logged: Number of images.
     """
 
     logged: int = 0
 
     def save(self, folder: Path, method: SegmentationMethod, sample: Sample, predicted: Tensor) -> None:
-        """Write what is asked for of one image below ``folder``."""
+        """Write the requested files of one image below ``folder``."""
         super().save(folder, method, sample, predicted)
         if sample.number >= self.logged:
             return
@@ -101,31 +101,33 @@ class LoggedPictures(ResultPictures):
         maps = {"prediction": predicted, "ground_truth": sample.labels}
         for part, labels in maps.items():
             if labels is not None:
-                # W&B wants masks of the picture's size.
+                # W&B requires masks of the image's size.
                 stretched = cv2.resize(labels.cpu().numpy(), size, interpolation=cv2.INTER_NEAREST)
-                save_indexed(_picture(folder, sample.number, part), stretched, method.vocabulary)
-        Image.fromarray(sample.original.permute(1, 2, 0).cpu().numpy()).save(_picture(folder, sample.number, "image"))
+                save_indexed(_image_path(folder, sample.number, part), stretched, method.vocabulary)
+        Image.fromarray(sample.original.permute(1, 2, 0).cpu().numpy()).save(
+            _image_path(folder, sample.number, "image")
+        )
 
 
-def _picture(folder: Path, number: int, part: str) -> Path:
-    return folder / PICTURES / f"{number:06d}_{part}.png"
+def _image_path(folder: Path, number: int, part: str) -> Path:
+    return folder / IMAGE_FOLDER / f"{number:06d}_{part}.png"
 
 
-def report(directory: Path, settings: Wandb, leads: bool) -> None:
-    """Log a finished run; called by every rank, rank 0 alone talks to W&B, and says where the run is.
+def report(directory: Path, settings: Wandb, is_node_main: bool) -> None:
+    """Log a finished run; called by every rank; only rank 0 talks to W&B and prints where the run is.
 
-    Pictures come from the ranks that predicted them: those of other nodes, which need not share a file system, are sent
-    to rank 0 first. What was logged already is not logged again.
+    Images lie on the nodes that predicted them, which need not share a file system, so they are sent to rank 0 first.
+    A run that is already logged is not logged again.
 
     Args:
         directory: The run directory, with its results.
-        settings: What W&B is told.
-        leads: Whether this process is the first one of its node.
+        settings: Settings of W&B.
+        is_node_main: Whether this process is the first one of its node.
 
     Raises:
-        RunError: On every rank: logging failed; the results are not touched by that.
+        RunError: On every rank: logging failed; the results are unaffected.
     """
-    gather_pictures(directory, settings.images, leads)
+    gather_images(directory, settings.images, is_node_main)
 
     def log() -> str | None:
         try:
@@ -133,23 +135,25 @@ def report(directory: Path, settings: Wandb, leads: bool) -> None:
         except Exception as error:  # the other ranks wait, and whatever it is, the results are safe
             reason = " ".join(str(error).split()) or type(error).__name__
             raise RunError(
-                f"the results are in {directory}, but W&B could not be told ({reason}); the same command tries again"
+                f"the results are in {directory}, but logging to W&B failed ({reason}); run the same command again"
             ) from error
 
-    said = distributed.run_and_sync_errors(log if distributed.rank() == 0 else None)
-    if said is not None:
-        print(said, flush=True)
+    location = distributed.run_and_sync_errors(log if distributed.rank() == 0 else None)
+    if location is not None:
+        print(location, flush=True)
 
 
-def gather_pictures(directory: Path, count: int, leads: bool) -> None:
-    """Bring the first images' pictures of all nodes into rank 0's run directory."""
-    here = [path for number in range(count) for part in PARTS if (path := _picture(directory, number, part)).is_file()]
+def gather_images(directory: Path, count: int, is_node_main: bool) -> None:
+    """Copy the logged images of all nodes into rank 0's run directory."""
+    here = [
+        path for number in range(count) for part in PARTS if (path := _image_path(directory, number, part)).is_file()
+    ]
     known = set(distributed.broadcast([path.name for path in here]))
-    missing = [path for path in here if path.name not in known] if leads else []
+    missing = [path for path in here if path.name not in known] if is_node_main else []
     sent = distributed.gather({path.name: base64.b64encode(path.read_bytes()).decode() for path in missing})
     if distributed.rank() == 0:
         for name, content in (pair for found in sent for pair in found.items()):
-            atomic.write_bytes(directory / PICTURES / name, base64.b64decode(content))
+            atomic.write_bytes(directory / IMAGE_FOLDER / name, base64.b64decode(content))
 
 
 def _log(directory: Path, settings: Wandb) -> str | None:
@@ -158,23 +162,23 @@ def _log(directory: Path, settings: Wandb) -> str | None:
     mode = client_mode()
     if mode == "disabled":
         return None
-    note = _note(directory)
+    note = _read_note(directory)
     digest = hashlib.sha256((directory / RESULTS).read_bytes()).hexdigest()
     if note.get("logged") == [mode, digest]:
         return None
     try:
-        run = _begin(directory, settings, note["id"], mode)
+        run = _init_run(directory, settings, note["id"], mode)
     except wandb.errors.Error as error:
         if mode == "offline":
             raise
         print(f"W&B: no connection ({' '.join(str(error).split())}), so the run is logged offline", flush=True)
         mode = "offline"
-        # The client still holds the id for the run that did not come about.
+        # The client still reserves the id for the failed run.
         wandb.teardown()
-        run = _begin(directory, settings, note["id"], mode)
+        run = _init_run(directory, settings, note["id"], mode)
     where = f"wandb sync {Path(run.settings.sync_dir)}" if mode == "offline" else run.url
     try:
-        _tell(run, directory, settings)
+        _log_results(run, directory, settings)
     except BaseException:
         run.finish(exit_code=1)
         raise
@@ -184,7 +188,7 @@ def _log(directory: Path, settings: Wandb) -> str | None:
 
 
 def client_mode() -> str:
-    """Offline without a key, whatever was asked for: there must be no question in the middle of a job."""
+    """The client's mode; offline without a key, since a job must not prompt for one."""
     import wandb
     from wandb.sdk.lib.wbauth import read_netrc_auth
 
@@ -193,12 +197,12 @@ def client_mode() -> str:
         return "offline" if mode == "dryrun" else mode
     known = wandb.setup().settings
     keys = (os.environ.get("WANDB_API_KEY"), os.environ.get("WANDB_IDENTITY_TOKEN_FILE"), known.api_key)
-    # The client's own reading: a key may stand under the name of an earlier server.
+    # Read as the client does: the key may be stored under an earlier server name.
     return mode if any(keys) or read_netrc_auth(host=known.base_url) else "offline"
 
 
-def _note(directory: Path) -> dict[str, Any]:
-    """What is known of the directory's run on W&B: its id, made once and kept before it is used."""
+def _read_note(directory: Path) -> dict[str, Any]:
+    """The run's W&B id, created once and saved before its first use."""
     file = directory / NOTE
     try:
         note = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
@@ -215,7 +219,7 @@ def _note(directory: Path) -> dict[str, Any]:
     return note
 
 
-def _begin(directory: Path, settings: Wandb, id: str, mode: str) -> "wandb.Run":
+def _init_run(directory: Path, settings: Wandb, id: str, mode: str) -> "wandb.Run":
     import wandb
 
     quiet: dict[str, Any] = {
@@ -250,7 +254,7 @@ def _begin(directory: Path, settings: Wandb, id: str, mode: str) -> "wandb.Run":
 
 
 def _config(directory: Path) -> dict[str, Any]:
-    """The resolved configuration, and what tells whether two runs can be compared."""
+    """The resolved configuration, and the fingerprints that tell whether two runs are comparable."""
     results = json.loads((directory / RESULTS).read_text(encoding="utf-8"))
     file = directory / CONFIG
     config = yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else {}
@@ -265,15 +269,15 @@ def _config(directory: Path) -> dict[str, Any]:
     return {**config, "names": names, "fingerprints": fingerprints, **about}
 
 
-def _tell(run: "wandb.Run", directory: Path, settings: Wandb) -> None:
+def _log_results(run: "wandb.Run", directory: Path, settings: Wandb) -> None:
     import wandb
 
     results = json.loads((directory / RESULTS).read_text(encoding="utf-8"))
     scores = {key: results[key] for key in SCORES if results[key] is not None}
     keys = ("name", "iou", "accuracy", "intersection", "prediction", "label")
     table = wandb.Table(columns=["class", *keys[1:]], data=[[row[key] for key in keys] for row in results["per_class"]])
-    pictures = _overlays(directory, settings.images, [row["name"] for row in results["per_class"]])
-    run.log({**scores, "per_class": table, **pictures})
+    images = _overlays(directory, settings.images, [row["name"] for row in results["per_class"]])
+    run.log({**scores, "per_class": table, **images})
     artifact = wandb.Artifact(f"run-{run.id}", type="run_directory", metadata={"status": results["status"]})
     for file in _files(directory):
         # Finished files need no copy of their own.
@@ -282,20 +286,20 @@ def _tell(run: "wandb.Run", directory: Path, settings: Wandb) -> None:
 
 
 def _files(directory: Path) -> list[Path]:
-    """What of a run directory is worth keeping: not W&B's own files, and no locks."""
+    """The files of a run directory to upload, without W&B's own files and locks."""
     found = []
     for file in sorted(path for path in directory.rglob("*") if path.is_file()):
         parts = file.relative_to(directory).parts
-        if parts[0] not in (OWN, RECORDS, NOTE) and not any(part.startswith(".") for part in parts):
+        if parts[0] not in (CLIENT_FOLDER, RECORDS, NOTE) and not any(part.startswith(".") for part in parts):
             found.append(file)
     return found
 
 
 def _overlays(directory: Path, count: int, names: Sequence[str]) -> dict[str, "wandb.Image"]:
-    """The first images with their predicted and true label maps; ones that could not be read are left out.
+    """The first images with predicted and true label maps, without those that could not be read.
 
-    Each has a key of its own, the same in every run: W&B shows a key of several runs side by side, and wants the images
-    of one key to be of one size. Ids are the user's text, so they are captions only.
+    Each image has its own key, the same in every run: W&B shows equal keys of several runs side by side and requires
+    the images of one key to have one size. Ids are the user's text, so they are captions only.
     """
     import wandb
 
@@ -306,15 +310,15 @@ def _overlays(directory: Path, count: int, names: Sequence[str]) -> dict[str, "w
     for number in range(min(count, len(records))):
         if records[number].skipped is not None:
             continue
-        image = _picture(directory, number, "image")
+        image = _image_path(directory, number, "image")
         if not image.is_file():
             missing.append(records[number].id)
             continue
-        maps = {part: path for part in PARTS[1:] if (path := _picture(directory, number, part)).is_file()}
+        maps = {part: path for part in PARTS[1:] if (path := _image_path(directory, number, part)).is_file()}
         masks = {
             part: {"mask_data": np.asarray(Image.open(path)), "class_labels": labels} for part, path in maps.items()
         }
         found[f"images/{number:06d}"] = wandb.Image(str(image), caption=records[number].id, masks=masks)
     if missing:
-        print(f"W&B: {len(missing)} images were predicted before they were to be logged, first '{missing[0]}'")
+        print(f"W&B: {len(missing)} images were predicted before logging was enabled, first '{missing[0]}'")
     return found

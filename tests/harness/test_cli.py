@@ -132,9 +132,7 @@ def test_pictures_are_kept_when_asked_for(evaluate: Callable[..., Outcome]) -> N
             assert min(file.size) > 100
 
 
-def test_damaged_pictures_are_skipped_and_counted_when_told_to(
-    evaluate: Callable[..., Outcome], tmp_path: Path
-) -> None:
+def test_corrupt_images_are_skipped_and_counted_when_told_to(evaluate: Callable[..., Outcome], tmp_path: Path) -> None:
     outcome = evaluate("--data.damaged", "[1,3]", "--data.on_error", "skip", "--data.batch_size", 2)
     found = results(outcome)
     assert (found["num_images"], found["skipped"], found["status"]) == (3, 2, "complete")

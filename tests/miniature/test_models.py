@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from transformers import AutoImageProcessor, AutoModel, Dinov2Model
 
-from miniature.crops import pool
+from miniature.crops import draw_scenes
 from miniature.dense import DinoFeatures, confusion, mean_iou, prototype_scores, raw_colours
 from miniature.measure import Objectness, clip_scores, found_scores
 from miniature.training import MEAN, STD, WEIGHTS
@@ -21,12 +21,12 @@ from miniature.world import Scene
 
 @pytest.fixture(scope="module")
 def val() -> list[Scene]:
-    return pool(42, split="val")
+    return draw_scenes(42, split="val")
 
 
 @pytest.fixture(scope="module")
 def support() -> list[Scene]:
-    return pool(60)
+    return draw_scenes(60)
 
 
 def test_colour_alone_does_not_solve_the_world(val: list[Scene], support: list[Scene]) -> None:

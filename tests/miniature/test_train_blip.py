@@ -16,10 +16,10 @@ from miniature.train_blip import (
     build_model,
     build_processor,
     caption_scores,
+    classes_in_caption,
+    init_from_dino,
     main,
-    named,
-    opened,
-    start_from_dino,
+    replace_opening,
     targets,
     train,
 )
@@ -50,13 +50,13 @@ def test_captions_name_what_is_there() -> None:
 
 
 def test_a_class_is_named_in_singular_and_plural_and_background_is_none() -> None:
-    assert named("a picture of two boats, a fish and the background sky") == {"boat", "fish", "sky"}
-    assert named("a catfish on the background") == set()
+    assert classes_in_caption("a picture of two boats, a fish and the background sky") == {"boat", "fish", "sky"}
+    assert classes_in_caption("a catfish on the background") == set()
 
 
 def test_captions_open_with_blip_s_prompt_and_lose_their_own() -> None:
     for own in ("a photo of two cats", "two cats", "art of two cats", "a good photo of two cats"):
-        assert opened(own) == "a picture of two cats"
+        assert replace_opening(own) == "a picture of two cats"
 
 
 def test_every_word_of_the_world_is_one_token() -> None:
@@ -79,7 +79,7 @@ def test_what_is_learnt_is_the_caption_and_its_end_not_the_prompt() -> None:
 def test_the_image_tower_starts_as_the_small_dino() -> None:
     model = build_model(build_processor().tokenizer).eval()
     dino = Dinov2Model.from_pretrained(WEIGHTS / "dino", dtype=torch.float32).eval()
-    start_from_dino(model.vision_model, dino)
+    init_from_dino(model.vision_model, dino)
     pixels = to_tensor([resized(scene("train", 1).image, 64, 64)])
     with torch.no_grad():
         torch.testing.assert_close(

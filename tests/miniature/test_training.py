@@ -21,11 +21,11 @@ from miniature.world import scene
 
 def test_each_model_is_trained_on_the_one_before_and_loads(tmp_path: Path) -> None:
     clip, dino, found = tmp_path / "clip", tmp_path / "dino", tmp_path / "found"
-    train_clip(steps=2, batch=16, scenes=6, folder=clip)
+    train_clip(steps=2, batch=16, num_scenes=6, folder=clip)
     open_clip.create_model_and_transforms(f"local-dir:{clip}")
-    train_dino(steps=2, scenes=10, clip=clip, folder=dino)
+    train_dino(steps=2, num_scenes=10, clip=clip, folder=dino)
     assert Dinov2Model.from_pretrained(dino).config.patch_size == 4
-    train_found(steps=2, scenes=10, dino=dino, folder=found)
+    train_found(steps=2, num_scenes=10, dino=dino, folder=found)
     soft = Objectness(dino, found / "found.safetensors")(scene("val", 0).image)
     assert soft.shape == (96, 128)
     assert ((soft >= 0) & (soft <= 1)).all()
@@ -33,7 +33,7 @@ def test_each_model_is_trained_on_the_one_before_and_loads(tmp_path: Path) -> No
 
 def test_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:
     for name in ("one", "two"):
-        train_dino(steps=2, scenes=10, clip=None, folder=tmp_path / name)
+        train_dino(steps=2, num_scenes=10, clip=None, folder=tmp_path / name)
     first, second = (Dinov2Model.from_pretrained(tmp_path / name).state_dict() for name in ("one", "two"))
     assert all(torch.equal(value, second[name]) for name, value in first.items())
 
@@ -55,7 +55,7 @@ def test_weights_in_the_repository_are_complete() -> None:
         assert (WEIGHTS / file).is_file(), file
 
 
-def test_sheet_command_writes_a_picture(tmp_path: Path) -> None:
+def test_sheet_command_writes_an_image(tmp_path: Path) -> None:
     main(["sheet", str(tmp_path / "sheet.png"), "--count", "8", "--labels"])
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.size == (7 * 124, 4 * 88)

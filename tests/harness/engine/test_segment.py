@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from harness import DataError, Vocabulary
-from harness.engine.segment import Pictures
+from harness.engine.segment import ImageFiles
 from tests.running import SQUARES, Outcome, Ranks
 
 
@@ -29,7 +29,7 @@ def segment(ovseg: Callable[..., Outcome], *arguments: object) -> Outcome:
     return ovseg("segment", "--config", SQUARES, *arguments)
 
 
-def test_every_picture_gets_a_label_map_an_overlay_and_its_shares(
+def test_every_image_gets_a_label_map_an_overlay_and_its_shares(
     ovseg: Callable[..., Outcome], folder: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
@@ -76,7 +76,7 @@ def test_without_a_background_every_pixel_is_something(
     assert " background " not in outcome.out
 
 
-def test_damaged_pictures_stop_or_are_skipped(ovseg: Callable[..., Outcome], folder: Path, tmp_path: Path) -> None:
+def test_corrupt_images_stop_or_are_skipped(ovseg: Callable[..., Outcome], folder: Path, tmp_path: Path) -> None:
     (folder / "a.jpg").write_text("x")
     given = [folder, "--classes", "corgi", "--out", tmp_path / "out"]
     stopped = segment(ovseg, *given)
@@ -105,7 +105,7 @@ def test_output_names_are_plain_and_unique(tmp_path: Path) -> None:
     names = ["a b.png", "a;b.jpg", "..png", "ü.png", "a_b.bmp"]
     for name in names:
         (tmp_path / name).touch()
-    found = Pictures([str(tmp_path / name) for name in names], Vocabulary(("x",))).output_names()
+    found = ImageFiles([str(tmp_path / name) for name in names], Vocabulary(("x",))).output_names()
     assert len(set(found)) == len(found)
     for name in found:
         assert re.fullmatch(r"[\w.-]+", name)
@@ -113,7 +113,7 @@ def test_output_names_are_plain_and_unique(tmp_path: Path) -> None:
 
 
 def test_what_is_no_picture_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no pictures in the folder"):
-        Pictures([str(tmp_path)], Vocabulary(("x",)))
+    with pytest.raises(DataError, match=r"no images in the folder"):
+        ImageFiles([str(tmp_path)], Vocabulary(("x",)))
     with pytest.raises(DataError, match=r"the image .*b\.png is missing"):
-        Pictures([str(tmp_path / "b.png")], Vocabulary(("x",)))
+        ImageFiles([str(tmp_path / "b.png")], Vocabulary(("x",)))

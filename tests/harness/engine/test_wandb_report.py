@@ -244,10 +244,10 @@ def test_ranks_send_one_run(ranks: Ranks, tmp_path: Path, monkeypatch: pytest.Mo
     assert sum("wandb sync" in each.out for each in both) == 1
 
 
-def test_pictures_of_other_nodes_arrive(ranks: Ranks, tmp_path: Path) -> None:
+def test_images_of_other_nodes_arrive(ranks: Ranks, tmp_path: Path) -> None:
     written = {0: ["000000_image.png"], 1: ["000001_image.png", "000002_image.png", "000009_image.png"]}
     for node, names in written.items():
-        folder = tmp_path / f"node{node}" / wandb_report.PICTURES
+        folder = tmp_path / f"node{node}" / wandb_report.IMAGE_FOLDER
         folder.mkdir(parents=True)
         for name in names:
             (folder / name).write_bytes(f"{node} {name}".encode())

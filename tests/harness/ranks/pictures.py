@@ -5,9 +5,9 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from harness.engine.wandb_report import gather_pictures
+from harness.engine.wandb_report import gather_images
 from harness.system import distributed
 
 dist.init_process_group("gloo")
-gather_pictures(Path(sys.argv[1]) / f"node{distributed.rank()}", 3, leads=True)
+gather_images(Path(sys.argv[1]) / f"node{distributed.rank()}", 3, is_node_main=True)
 dist.destroy_process_group()

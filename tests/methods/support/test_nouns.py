@@ -10,7 +10,7 @@ import pytest
 from harness.system.errors import ConfigurationError
 from methods.support.nouns import Noun, RuleNouns, SpacyNouns, nouns_of_tokens, plural
 from miniature.captions import plural as miniature_plural
-from miniature.painting.album import named
+from miniature.generation.captioned_images import classes_in_caption
 from miniature.world import CLASSES, THINGS, scene
 
 MINIATURE = ["fish/fish" if name == "fish" else name for name in CLASSES]
@@ -52,7 +52,7 @@ def test_a_word_is_no_part_of_another_and_the_longest_phrase_wins() -> None:
 def test_every_class_that_a_caption_of_miniature_names_is_found() -> None:
     reader = RuleNouns(MINIATURE)
     captions = [scene("train", index).caption for index in range(150)]
-    assert all({noun.lemma for noun in reader.nouns(caption)} == named(caption) for caption in captions)
+    assert all({noun.lemma for noun in reader.nouns(caption)} == classes_in_caption(caption) for caption in captions)
     assert {noun.lemma for caption in captions for noun in reader.nouns(caption)} == set(CLASSES)
     assert all(reader.nouns(f"many {miniature_plural(name)}")[0].lemma == name for name in THINGS)
 

@@ -11,10 +11,16 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionMod
 from torch import nn
 from transformers import CLIPTextModel
 
-from miniature.measure_diffusion import attention_overlap, painted
-from miniature.painting import checkpoint, model
-from miniature.painting.album import NAMED_COVER, SIDE, album, named, picture
-from miniature.painting.attention import WordMaps, recorded, word_weights
+from miniature.generation import checkpoint, model
+from miniature.generation.attention import WordMaps, record_attention, word_weights
+from miniature.generation.captioned_images import (
+    NAMED_COVER,
+    SIDE,
+    captioned_images,
+    classes_in_caption,
+    training_image,
+)
+from miniature.measure_diffusion import attention_overlap, generate_images
 from miniature.train_diffusion import velocity_loss
 from miniature.train_vae import SCALING, build, fold_statistics, signal_to_noise, to_signed
 from miniature.world import STUFF, THINGS, tags_of
@@ -44,21 +50,21 @@ def test_weights_are_small_and_half_precision() -> None:
 
 
 def test_picture_depends_on_its_seed_alone(pipeline: StableDiffusionPipeline) -> None:
-    both, _ = painted(pipeline, "boat", (5, 6), steps=STEPS)
-    again, _ = painted(pipeline, "boat", (5,), steps=STEPS)
+    both, _ = generate_images(pipeline, "boat", (5, 6), steps=STEPS)
+    again, _ = generate_images(pipeline, "boat", (5,), steps=STEPS)
     assert np.abs(both[0].astype(int) - again[0]).max() <= 2  # the batch's size changes rounding
     assert np.abs(both[0].astype(int) - both[1]).mean() > 5
 
 
-def test_guidance_and_words_change_the_picture(pipeline: StableDiffusionPipeline) -> None:
-    weak, strong = (painted(pipeline, "cat", (1,), STEPS, guidance)[0].astype(int) for guidance in (1.5, 6.0))
-    other = painted(pipeline, "house", (1,), STEPS, 6.0)[0].astype(int)
+def test_guidance_and_words_change_the_image(pipeline: StableDiffusionPipeline) -> None:
+    weak, strong = (generate_images(pipeline, "cat", (1,), STEPS, guidance)[0].astype(int) for guidance in (1.5, 6.0))
+    other = generate_images(pipeline, "house", (1,), STEPS, 6.0)[0].astype(int)
     assert np.abs(weak - strong).mean() > 3
     assert np.abs(other - strong).mean() > 3
 
 
 def test_attention_of_a_word_falls_on_its_thing(pipeline: StableDiffusionPipeline) -> None:
-    overlap, peak, full = attention_overlap(pipeline, ("boat", "sun", "mushroom", "house"), each=6)
+    overlap, peak, full = attention_overlap(pipeline, ("boat", "sun", "mushroom", "house"), num_scenes=6)
     assert overlap > 0.37
     assert overlap > 1.8 * full
     assert peak > 0.7
@@ -71,7 +77,7 @@ def test_recording_attention_changes_nothing(pipeline: StableDiffusionPipeline) 
     maps = WordMaps(word_weights(pipeline.tokenizer, texts, ["car"] * 2), (16, 24))
     with torch.no_grad():
         plain = pipeline.unet(noise, 300, context).sample
-        with recorded(pipeline.unet, maps):
+        with record_attention(pipeline.unet, maps):
             watched = pipeline.unet(noise, 300, context).sample
     torch.testing.assert_close(watched, plain, atol=1e-4, rtol=1e-4)
     assert maps.mean().shape == (2, 16, 24)
@@ -84,8 +90,8 @@ def test_word_that_is_not_in_the_text_is_an_error(pipeline: StableDiffusionPipel
         word_weights(pipeline.tokenizer, ["a photo of a car."], ["cat"])
 
 
-def test_autoencoder_gives_pictures_back(pipeline: StableDiffusionPipeline, tmp_path: Path) -> None:
-    images = album(24, tmp_path, start=10_000_000).images
+def test_autoencoder_reconstructs_images(pipeline: StableDiffusionPipeline, tmp_path: Path) -> None:
+    images = captioned_images(24, tmp_path, start=10_000_000).images
     assert signal_to_noise(pipeline.vae, images) > 26
     with torch.no_grad():
         latents = pipeline.vae.encode(to_signed(images)).latent_dist.mean * SCALING
@@ -93,9 +99,9 @@ def test_autoencoder_gives_pictures_back(pipeline: StableDiffusionPipeline, tmp_
     assert abs(float(latents.std()) - 1) < 0.2
 
 
-def test_folded_statistics_change_no_picture(tmp_path: Path) -> None:
+def test_folded_statistics_change_no_image(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    vae, images = build().eval(), album(24, tmp_path, start=10_000_000).images
+    vae, images = build().eval(), captioned_images(24, tmp_path, start=10_000_000).images
     before = signal_to_noise(vae, images)
     fold_statistics(vae, images)
     assert signal_to_noise(vae, images) == pytest.approx(before, abs=1e-3)
@@ -107,15 +113,15 @@ def test_folded_statistics_change_no_picture(tmp_path: Path) -> None:
 def test_captions_are_true_and_name_every_class(tmp_path: Path) -> None:
     seen = set[str]()
     for index in range(120):
-        _, labels, caption = picture(index)
-        classes = named(caption)
+        _, labels, caption = training_image(index)
+        classes = classes_in_caption(caption)
         assert classes <= set(tags_of(labels, NAMED_COVER / 4)), caption
         seen |= classes
     assert seen >= set(THINGS) | set(STUFF)
-    pages = album(6, tmp_path)
+    pages = captioned_images(6, tmp_path)
     assert pages.images.shape == (6, SIDE, SIDE, 3)
-    np.testing.assert_array_equal(album(6, tmp_path).images, pages.images)  # from the disk
-    np.testing.assert_array_equal(picture(3)[0], pages.images[3])
+    np.testing.assert_array_equal(captioned_images(6, tmp_path).images, pages.images)  # from the disk
+    np.testing.assert_array_equal(training_image(3)[0], pages.images[3])
 
 
 def test_velocity_loss_is_zero_for_the_true_velocity() -> None:
@@ -128,7 +134,7 @@ def test_velocity_loss_is_zero_for_the_true_velocity() -> None:
     assert float(velocity_loss(truth + 1, clean, noise, kept)) == pytest.approx(1, abs=1e-5)
 
 
-def test_training_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
+def test_training_resumes_from_a_checkpoint(tmp_path: Path) -> None:
     def run(steps: int, network: nn.Linear, adam: torch.optim.Optimizer) -> None:
         for _ in range(steps):
             adam.zero_grad()

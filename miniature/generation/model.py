@@ -1,4 +1,4 @@
-"""The small Stable Diffusion: its parts untrained, and writing them as one diffusers folder."""
+"""The small Stable Diffusion: its untrained parts, and their export as one diffusers folder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LATENT = 16
 WIDTH = 128
 EMBEDDING_GAIN = 30.0
 # Stable Diffusion's schedule. What is predicted is the velocity, as in Stable Diffusion 2.1: predicted noise says next
-# to nothing about the picture where noise is strong, and a network this small never makes up for it.
+# to nothing about the image where noise is strong, and a network this small never makes up for it.
 SCHEDULE: dict[str, object] = {
     "num_train_timesteps": 1000,
     "beta_start": 0.00085,
@@ -73,7 +73,7 @@ def build_text_encoder(tokens: CLIPTokenizer) -> CLIPTextModel:
 
 
 def build_scheduler() -> DPMSolverMultistepScheduler:
-    """The sampler that the folder names; any other diffusers sampler takes its configuration."""
+    """The default sampler of the exported folder; any other diffusers sampler can use its configuration."""
     return DPMSolverMultistepScheduler(**SCHEDULE)
 
 
@@ -84,7 +84,7 @@ def token_ids(tokens: CLIPTokenizer, texts: list[str]) -> Tensor:
 
 
 def load(folder: Path = FOLDER) -> StableDiffusionPipeline:
-    """The pipeline from a folder, in float32 and quiet."""
+    """Load the pipeline from a folder, in float32 and without progress bars."""
     pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
@@ -97,7 +97,7 @@ def export(vae: AutoencoderKL, unet: UNet2DConditionModel, text_encoder: CLIPTex
         vae: with folded statistics.
         unet: the denoiser's averaged weights.
         text_encoder: the text encoder's averaged weights.
-        folder: replaced if it is there.
+        folder: replaced if it exists.
     """
     pipeline = StableDiffusionPipeline(
         vae=copy.deepcopy(vae).half(),

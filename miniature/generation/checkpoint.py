@@ -1,4 +1,4 @@
-"""Interrupted trainings go on: weights, optimizer and step in one safetensors file, without pickle."""
+"""Checkpoints to resume interrupted training: weights, optimizer and step in one safetensors file, without pickle."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def save(
     averages: dict[str, dict[str, Tensor]],
     optimizer: torch.optim.Optimizer,
 ) -> None:
-    """Write the state of a training by way of a temporary file.
+    """Write the training state atomically.
 
     Args:
         path: file that `load` reads.
         step: optimizer steps done.
         models: modules by name.
         averages: their running means, by the same names.
-        optimizer: with one numbering of its parameters over the whole training.
+        optimizer: its parameters must keep the same order throughout training.
     """
     tensors = {"step": torch.tensor(step), **_moments(optimizer)}
     for name, model in models.items():

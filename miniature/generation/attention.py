@@ -1,4 +1,4 @@
-"""Where the denoiser looks for a word: its cross-attention, kept while it runs."""
+"""Cross-attention maps of a word, recorded while the denoiser runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from diffusers.models.attention_processor import Attention, AttnProcessor
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from miniature.painting import model
+from miniature.generation import model
 
 
 class WordMaps:
@@ -44,7 +44,7 @@ class WordMaps:
 
 
 class _Recorder:
-    """An attention processor that passes the attention on before it uses it."""
+    """An attention processor that records attention maps before applying them."""
 
     def __init__(self, maps: WordMaps) -> None:
         self.maps = maps
@@ -60,8 +60,8 @@ class _Recorder:
 
 
 @contextmanager
-def recorded(unet: UNet2DConditionModel, maps: WordMaps) -> Iterator[WordMaps]:
-    """All cross-attention of this block goes into `maps`; plain attention is restored afterwards."""
+def record_attention(unet: UNet2DConditionModel, maps: WordMaps) -> Iterator[WordMaps]:
+    """Record all cross-attention inside the `with` block into `maps`; afterwards restore the previous processors."""
     before = unet.attn_processors
     unet.set_attn_processor({name: _Recorder(maps) if "attn2" in name else AttnProcessor() for name in before})
     try:
@@ -71,10 +71,10 @@ def recorded(unet: UNet2DConditionModel, maps: WordMaps) -> Iterator[WordMaps]:
 
 
 def word_weights(tokens: CLIPTokenizer, texts: Sequence[str], word: Sequence[str]) -> Tensor:
-    """Weights float32 [B, T] that pick the tokens of one word out of each text.
+    """Weights float32 [B, T] that select the tokens of one word in each text.
 
     Raises:
-        ValueError: if a text does not hold its word.
+        ValueError: if a text does not contain its word.
     """
     ids = model.token_ids(tokens, list(texts))
     weights = torch.zeros(ids.shape)
@@ -85,5 +85,5 @@ def word_weights(tokens: CLIPTokenizer, texts: Sequence[str], word: Sequence[str
                 weights[row, first : first + len(wanted)] = 1 / len(wanted)
                 break
         else:
-            raise ValueError(f"{texts[row]!r} does not hold the word {name!r}")
+            raise ValueError(f"{texts[row]!r} does not contain the word {name!r}")
     return weights

@@ -1,1 +1,0 @@
-"""The painting half of Miniature: what the training and measuring of its small Stable Diffusion share."""
