@@ -1,4 +1,4 @@
-"""PAMR against a literal one, same picture and planes, one thread: CPU seconds, their ratio, the largest difference.
+"""PAMR against a literal one, same image and planes, one thread: CPU seconds, their ratio, the largest difference.
 
 Usage: ``OMP_NUM_THREADS=1 python benchmarks/pamr.py [--size 448] [--classes 21]``
 """

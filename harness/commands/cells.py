@@ -12,7 +12,7 @@ from harness.data.protocol import fingerprint
 from harness.studies.papers import Cell, Published
 from harness.system.errors import ConfigurationError
 
-# Arguments of data that say where pictures are and how they are read, not what is scored.
+# Arguments of data that say where images are and how they are read, not what is scored.
 READING = ("root", "batch_size", "num_workers", "on_error")
 
 

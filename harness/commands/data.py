@@ -191,7 +191,7 @@ def describe(benchmark: type[Benchmark], root: Path | None) -> None:
         f"{benchmark.name}: {(benchmark.__doc__ or '').strip().splitlines()[0]}",
         f"classes:    {len(vocabulary)}{background}",
         f"images:     {benchmark.num_images_published or 'not published'}",
-        f"pictures:   ROOT/{place}/{layout.images}/*{layout.image_suffix}",
+        f"images:     ROOT/{place}/{layout.images}/*{layout.image_suffix}",
         f"  from      {benchmark.images_source.name}",
         f"            {benchmark.images_source.url}",
         f"label maps: ROOT/{place}/{layout.labels}/*{layout.label_suffix}",
@@ -243,7 +243,7 @@ def summary(benchmark: type[Benchmark], found: Inspection) -> Table:
         if benchmark.num_images_published is None
         else f"{benchmark.num_images_published} published"
     )
-    drawn.add_row("pictures", f"{found.num_images} ({published})")
+    drawn.add_row("images", f"{found.num_images} ({published})")
     drawn.add_row("classes that occur", f"{labelled} of {classes}")
     drawn.add_row("ignored pixels", ignored)
     drawn.add_row("fingerprint", found.fingerprint or "-")

@@ -15,16 +15,16 @@ from harness.commands.arguments import Parser, instantiate, make_trainer, plain
 from harness.commands.evaluate import evaluate_parsed, make_result_images
 from harness.commands.planned import lacks_requirements
 from harness.engine.evaluation import Evaluation
-from harness.engine.one_pass import PointOfPass, evaluate_in_one_pass
+from harness.engine.one_pass import PassEntry, evaluate_in_one_pass
 from harness.engine.progress import EvaluationProgress
 from harness.engine.wandb_report import report, wanted
 from harness.method.method import SegmentationMethod
 from harness.method.part import SharedParts
 from harness.system.errors import OvsegError
 
-# Points of one pass at most: each holds its bank and, for a picture, its scores and its label map.
+# Points of one pass at most: each holds its bank and, for an image, its scores and its label map.
 MAX_POINTS = 32
-# Fields of a protocol that change nothing about how pictures and labels are read.
+# Fields of a protocol that change nothing about how images and labels are read.
 AFTER_READING = {
     "name",
     "version",
@@ -41,7 +41,7 @@ AFTER_READING = {
 
 
 def groups(parsed: Sequence[Namespace], most: int = MAX_POINTS) -> list[list[int]]:
-    """Which points can share a pass: the same class of method, data, reading of pictures, trainer, seed and store.
+    """Which points can share a pass: the same class of method, data, reading of images, trainer, seed and store.
 
     Args:
         parsed: Arguments of ``ovseg evaluate``, per point.
@@ -152,7 +152,7 @@ def evaluate_group(built: Parser, parsed: Sequence[Namespace]) -> list[Evaluatio
         one.method.store = store
         # Validated when they were parsed; it takes most of the time.
         config = built.dump(given, skip_none=False, skip_validation=True)
-        points.append(PointOfPass(one.method, one.protocol, one.run_dir, config, make_result_images(one, log)))
+        points.append(PassEntry(one.method, one.protocol, one.run_dir, config, make_result_images(one, log)))
     seed_everything(first.seed, workers=True, verbose=False)
     trainer = make_trainer(first.trainer, [EvaluationProgress()])
     evaluations = evaluate_in_one_pass(points, first.data, trainer)

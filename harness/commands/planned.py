@@ -33,7 +33,7 @@ class DataStatus(NamedTuple):
 
     Attributes:
         name: The benchmark's.
-        images: How many pictures; None when nobody says.
+        images: How many images; None if unknown.
         classes: The foreground's names.
         missing: Why it cannot be read, a sentence; None if it can.
     """
@@ -45,7 +45,7 @@ class DataStatus(NamedTuple):
 
 
 def check_data(parsed: Namespace) -> DataStatus:
-    """Make the data module, which reads no picture, and read the first one."""
+    """Make the data module, which reads no image, and read the first one."""
     found = class_of(parsed.data.class_path)
     class_names = parsed.protocol.class_names
     try:
@@ -148,7 +148,7 @@ def _planned(
     task: ParsedCell, data: DataStatus, needed: Sequence[Requirement], plan: costs.Workload, hours: costs.Estimate
 ) -> tuple[str, ...]:
     absent = sum(need.missing is not None for need in needed)
-    took = hours.pictures.get(plan.row)
+    took = hours.image_hours.get(plan.row)
     return (
         *_stands_in(task.cell, task.published),
         data.name + (" (missing)" if data.missing else ""),
@@ -183,12 +183,12 @@ def _print_needs(
 
 def _print_hours(plans: Sequence[costs.Workload], hours: costs.Estimate) -> None:
     for method, rate in hours.used.items():
-        rows = [plan.row for plan in plans if plan.method == method and plan.row in hours.pictures]
-        pictures = sum(hours.pictures[row] for row in rows)
+        rows = [plan.row for plan in plans if plan.method == method and plan.row in hours.image_hours]
+        total = sum(hours.image_hours[row] for row in rows)
         made = hours.precompute[method]
         first = f" and {made:.2f} for what is made before the first image, shared by the cells" if made else ""
         print(
-            f"about {pictures:.2f} for the images of {len(rows)} cells{first}, in {costs.unit(rate.hardware)}"
+            f"about {total:.2f} for the images of {len(rows)} cells{first}, in {costs.unit(rate.hardware)}"
             f" ({rate.image:.3g} s an image by {rate.source})"
         )
     unknown = sorted({plan.method for plan in plans} - set(hours.used))

@@ -170,7 +170,7 @@ def _cell_result(
 
 
 def _whole(evaluation: Evaluation) -> bool:
-    """Whether every picture of the benchmark was scored."""
+    """Whether every image of the benchmark was scored."""
     results = evaluation.results or {}
     return not results.get("skipped") and len(evaluation.data.ids) == len(evaluation.data.all_ids())
 

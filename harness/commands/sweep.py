@@ -6,7 +6,7 @@ from harness.commands.points import run_file
 from harness.studies.study import Search, Study, read_mapping, read_sweep
 from harness.system import distributed
 
-SUMMARY = "evaluate the points of a W&B sweep file; the same --run_dir goes on where it stopped"
+SUMMARY = "evaluate the points of a W&B sweep file; the same --run_dir resumes"
 
 
 def run(arguments: list[str]) -> None:

@@ -5,7 +5,7 @@ import argparse
 from harness.commands.points import run_file
 from harness.studies.study import Study, read_table
 
-SUMMARY = "evaluate every row of a table file; the same --run_dir goes on where it stopped"
+SUMMARY = "evaluate every row of a table file; the same --run_dir resumes"
 
 
 def run(arguments: list[str]) -> None:

@@ -32,7 +32,7 @@ class Evaluation(Callback):
         protocol: The protocol.
         run_dir: Where to write; null makes a new directory below ``runs/``. One begun earlier is gone on with.
         config: The resolved configuration as YAML, kept beside the results.
-        pictures: Which pictures to keep; null keeps none.
+        kept_images: Which images to keep; null keeps none.
         fingerprint: The data's, if it is known already; it takes a look at every file.
     """
 
@@ -43,14 +43,14 @@ class Evaluation(Callback):
         protocol: Protocol,
         run_dir: Path | None = None,
         config: str | None = None,
-        pictures: ResultImages | None = None,
+        kept_images: ResultImages | None = None,
         fingerprint: str | None = None,
     ) -> None:
         self.method = method
         self.data = data
         self.protocol = protocol
         self.config = config
-        self.pictures = pictures or ResultImages()
+        self.kept_images = kept_images or ResultImages()
         self.vocabulary = data.vocabulary_for(protocol.class_names)  # once: a benchmark reads its names from files
         self.metric = SegmentationMetric(len(self.vocabulary), protocol.ignore_label, protocol.absent_classes)
         self.results: dict[str, Any] | None = None
@@ -167,7 +167,7 @@ class Evaluation(Callback):
         return Areas.of(confusion)
 
     def record(self, prediction: Prediction, areas: Areas | None, seconds: float, sync: bool = True) -> None:
-        """Flush an image's record, and keep what pictures of it are asked for.
+        """Flush an image's record, and keep what images of it are asked for.
 
         Args:
             prediction: The image and its label map.
@@ -180,7 +180,7 @@ class Evaluation(Callback):
             record = Record(sample.number, sample.id, skipped=sample.error)
         else:
             record = Record.of(sample.number, sample.id, areas, seconds)
-            self.pictures.save(self.directory.path, self.method, sample, prediction.labels)
+            self.kept_images.save(self.directory.path, self.method, sample, prediction.labels)
         self._mine.append(record)
         if self._writer is not None:
             self._writer.write(record, sync)
@@ -284,7 +284,7 @@ def evaluate(
     trainer: Trainer,
     run_dir: Path | None = None,
     config: str | None = None,
-    pictures: ResultImages | None = None,
+    kept_images: ResultImages | None = None,
     progress: EvaluationProgress | None = None,
 ) -> Evaluation:
     """Evaluate a method on a benchmark; arguments as in ``Evaluation``, and a progress bar to show its metric.
@@ -296,7 +296,7 @@ def evaluate(
         OvsegError: Something that the user can mend; one sentence.
     """
     method.make_ready(data.vocabulary_for(protocol.class_names), protocol)
-    evaluation = Evaluation(method, data, protocol, run_dir, config, pictures)
+    evaluation = Evaluation(method, data, protocol, run_dir, config, kept_images)
     if progress is not None:
         progress.metric = evaluation.metric
     trainer.callbacks.append(evaluation)  # type: ignore[attr-defined]

@@ -27,22 +27,22 @@ SYNC_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
-class PointOfPass:
+class PassEntry:
     """What is evaluated; arguments as in ``Evaluation``.
 
     Attributes:
         method: Not bound yet; it may have parts in common with the other points'.
-        protocol: It may differ from the other points' in what comes after the reading of pictures.
+        protocol: It may differ from the other points' in what comes after the reading of images.
         run_dir: Of this point alone.
         config: The resolved configuration.
-        pictures: Which pictures to keep.
+        kept_images: Which images to keep.
     """
 
     method: SegmentationMethod
     protocol: Protocol
     run_dir: Path | None = None
     config: str | None = None
-    pictures: ResultImages = field(default_factory=ResultImages)
+    kept_images: ResultImages = field(default_factory=ResultImages)
 
 
 class OnePass(LightningModule):
@@ -52,7 +52,7 @@ class OnePass(LightningModule):
         methods: Loaded, with one store for all.
 
     Attributes:
-        finished: Per method the pictures, by number, that it has done in an earlier session.
+        finished: Per method the images, by number, that it has done in an earlier session.
     """
 
     def __init__(self, methods: Sequence[SegmentationMethod]) -> None:
@@ -81,10 +81,10 @@ class OnePass(LightningModule):
         return predictions
 
 
-class EvaluationsTogether(Callback):
+class JointEvaluation(Callback):
     """Does for several evaluations what an ``Evaluation`` does for itself.
 
-    The seconds of a record are the time that the pass took for a picture, divided evenly by the points that it was
+    The seconds of a record are the time that the pass took for an image, divided evenly by the points that it was
     predicted for: over all points they add up to the pass. What a point would take alone is not known.
 
     Args:
@@ -101,7 +101,7 @@ class EvaluationsTogether(Callback):
         self._started = self._synced = 0.0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Open all run directories, and plan this rank's share of the pictures that any of them lacks."""
+        """Open all run directories, and plan this rank's share of the images that any of them lacks."""
         self.module.finished = [evaluation.open(trainer) for evaluation in self.evaluations]
         everywhere = set.intersection(*self.module.finished)
         pending = [index for index in range(len(self.data.ids)) if index not in everywhere]
@@ -132,7 +132,7 @@ class EvaluationsTogether(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Count each picture for each point and flush the records."""
+        """Count each image for each point and flush the records."""
         counted = [entry for predictions in outputs for entry in self._count(predictions)]
         seconds = (time.perf_counter() - self._started) / max(len(counted), 1)
         for evaluation, prediction, areas in counted:
@@ -154,7 +154,7 @@ class EvaluationsTogether(Callback):
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write all results."""
-        # The first collective after the pictures, as in ``Evaluation``.
+        # The first collective after the images, as in ``Evaluation``.
         distributed.run_and_sync_errors(None)
         for evaluation in self.evaluations:
             evaluation.close(trainer)
@@ -166,11 +166,11 @@ class EvaluationsTogether(Callback):
             evaluation.on_exception(trainer, pl_module, exception)
 
 
-def evaluate_in_one_pass(points: Sequence[PointOfPass], data: SegmentationData, trainer: Trainer) -> list[Evaluation]:
+def evaluate_in_one_pass(points: Sequence[PassEntry], data: SegmentationData, trainer: Trainer) -> list[Evaluation]:
     """Evaluate several points on one benchmark.
 
     Args:
-        points: At least one. Their protocols read pictures alike: resize, labels, names and the ignored label.
+        points: At least one. Their protocols read images alike: resize, labels, names and the ignored label.
         data: The benchmark.
         trainer: For ``predict``.
 
@@ -184,11 +184,11 @@ def evaluate_in_one_pass(points: Sequence[PointOfPass], data: SegmentationData, 
     evaluations = [_ready(point, data, fingerprint) for point in points]
     methods = [point.method for point in points]
     module = OnePass(methods)
-    trainer.callbacks.append(EvaluationsTogether(evaluations, data, module))  # type: ignore[attr-defined]
+    trainer.callbacks.append(JointEvaluation(evaluations, data, module))  # type: ignore[attr-defined]
     predict(trainer, module, methods, data)
     return evaluations
 
 
-def _ready(point: PointOfPass, data: SegmentationData, fingerprint: str) -> Evaluation:
+def _ready(point: PassEntry, data: SegmentationData, fingerprint: str) -> Evaluation:
     point.method.make_ready(data.vocabulary_for(point.protocol.class_names), point.protocol)
-    return Evaluation(point.method, data, point.protocol, point.run_dir, point.config, point.pictures, fingerprint)
+    return Evaluation(point.method, data, point.protocol, point.run_dir, point.config, point.kept_images, fingerprint)

@@ -44,7 +44,7 @@ class Prediction(NamedTuple):
 
 
 class Evidence(NamedTuple):
-    """A picture region that decided a class of a segmentation.
+    """An image region that decided a class of a segmentation.
 
     Attributes:
         label: The class index that it decided.
@@ -235,9 +235,9 @@ class SegmentationMethod(Configured, LightningModule):
         return False
 
     def find_names(self, image: Tensor) -> tuple[str, ...]:
-        """What is in a picture, in the method's own words; called on the device, before ``prepare``.
+        """What is in an image, in the method's own words; called on the device, before ``prepare``.
 
-        The vocabulary is then what was found in all pictures together, with ``names_found`` set; a picture must still
+        The vocabulary is then what was found in all images together, with ``names_found`` set; an image must still
         be segmented as if it were alone.
 
         Args:
@@ -252,7 +252,7 @@ class SegmentationMethod(Configured, LightningModule):
         """What decided each class of a prediction, for methods that can tell.
 
         Args:
-            sample: The picture.
+            sample: The image.
             labels: Its predicted label map, [H', W'] uint8.
 
         Returns:

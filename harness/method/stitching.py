@@ -161,7 +161,7 @@ def stitch(
 
 
 class Axis(NamedTuple):
-    """One direction of a picture and its windows, in pixels of the resized image.
+    """One direction of an image and its windows, in pixels of the resized image.
 
     Attributes:
         length: Of the image that the windows cover.
@@ -224,9 +224,9 @@ def stitch_separable(
 
     Args:
         maps: As for ``stitch``; ``separable``.
-        boxes: Likewise.
-        classes: Likewise.
-        size: Likewise.
+        boxes: Where each window lies.
+        classes: Which classes to stitch.
+        size: (height, width) of the resized image.
         seen: (height, width) of the part of the resized image that is no padding.
         target: (height, width) of the result.
 

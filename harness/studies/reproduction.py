@@ -24,14 +24,14 @@ class CellResult:
         published: What the paper reports.
         run: The run directory's name; None when it did not run.
         miou: In percent; None when undefined, or when it did not run.
-        per_image_miou: Likewise.
-        pixel_accuracy: Likewise.
-        images: How many pictures were scored.
-        whole: Whether these are all pictures of the benchmark.
+        per_image_miou: In percent; None when undefined, or when it did not run.
+        pixel_accuracy: In percent; None when undefined, or when it did not run.
+        images: How many images were scored.
+        whole: Whether these are all images of the benchmark.
         why: Why it did not run, a sentence.
         method: The method's class.
         hardware: What it ran on; None when that is not known any more.
-        seconds: Of prediction and scoring, summed over pictures, on that hardware.
+        seconds: Of prediction and scoring, summed over images, on that hardware.
         stages: What its precompute made on that hardware, as in a file of rates.
     """
 
@@ -66,7 +66,7 @@ class CellResult:
 
     @property
     def within(self) -> bool | None:
-        """Whether they agree; None where there is nothing to compare, or only a part of the pictures was scored."""
+        """Whether they agree; None where there is nothing to compare, or only a part of the images was scored."""
         difference = self.difference
         return None if difference is None or not self.whole else abs(difference) <= self.published.tolerance
 

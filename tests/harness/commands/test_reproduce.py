@@ -519,7 +519,7 @@ def test_hours_count_what_is_made_once_once() -> None:
         costs.Workload("d", "m.Other", 5, ("cat",)),
     ]
     found = costs.estimate(plans, rates)
-    assert found.pictures == {"a": 1.0, "b": 0.5}
+    assert found.image_hours == {"a": 1.0, "b": 0.5}
     assert found.precompute == {"m.M": 3 + 2}
     assert found.used["m.M"].source == "new, everything was there"
     assert costs.unit("cuda: H200") == "GPU-hours on H200"
