@@ -121,9 +121,7 @@ def matching(prototypes: dict[str, list[tuple[float, ...]]], /, **settings: Any)
     most = max(map(len, vectors))
     padded = torch.stack([F.pad(each, (0, 0, 0, most - len(each))) for each in vectors])
     count = torch.tensor([len(each) for each in vectors])
-    method.adopt(
-        {"num_prototypes": padded, "count": count, "centroid": torch.zeros(len(vectors), 1, dtype=torch.int64)}
-    )
+    method.adopt({"prototypes": padded, "count": count, "centroid": torch.zeros(len(vectors), 1, dtype=torch.int64)})
     return method
 
 
