@@ -103,7 +103,7 @@ CASES = {
     "fossil": Case(
         "fossil/table1_ade20k",
         f"{FOLDER}/fossil_miniature.yaml",
-        ("--method.num_references=2", "--method.num_prototypes=1", "--method.collection.keep_pictures=false"),
+        ("--method.num_references=2", "--method.num_prototypes=1", "--method.collection.keep_images=false"),
         pictures=64,
         items=math.ceil(CAPTIONS / 64),
     ),

@@ -83,7 +83,12 @@ class Bench:
         nouns = RuleNouns(["cat", "boat", "grass", "water", "sun"])
         collection = Collection(Captions(self.folder / "captions.txt"), nouns, shard=4)
         extractor = settings.pop("extractor", None) or DenseFeatures(HubViT("./miniature/weights/dino"), size=48)
-        given = {"attribution": Attribution("daam", resolution=16), "references": 4, "prototypes": 2, **settings}
+        given = {
+            "attribution": Attribution("daam", resolution=16),
+            "num_references": 4,
+            "num_prototypes": 2,
+            **settings,
+        }
         method = FOSSIL(
             Counted(self.painter), extractor, OpenCLIP("local-dir:miniature/weights/clip"), collection, **given
         )
@@ -278,11 +283,11 @@ def test_nothing_after_feature_extraction_paints_or_extracts_again(bench: Bench)
     for change, searched in (
         ({}, []),
         ({"gamma": 0.9}, []),
-        ({"prototypes": 3}, []),
+        ({"num_prototypes": 3}, []),
         ({"sigmoid": "mixed"}, []),
         ({"clustering": KMeans(seed=1)}, []),
         ({"regions": Bright()}, []),
-        ({"references": 3}, [3]),
+        ({"num_references": 3}, [3]),
         ({"words": Vocabulary(("grass", "boat", "cat"))}, []),
         ({"words": Vocabulary(("grass", "sun", "boat", "water"))}, [2]),
         ({"index": HNSWIndex()}, []),
@@ -298,7 +303,7 @@ def test_nothing_after_feature_extraction_paints_or_extracts_again(bench: Bench)
 
 
 def test_prototypes_are_centroids_of_the_nearest_references(bench: Bench) -> None:
-    method = bench.make(references=3, prototypes=2)
+    method = bench.make(num_references=3, num_prototypes=2)
     texts = method._texts
     entries = [bench.store.load(item.key)["text"].float() for item in texts.items()]
     visual = torch.cat([bench.store.load(item.key)["visual"].float() for item in texts.references.items()])
@@ -316,7 +321,7 @@ def test_prototypes_are_centroids_of_the_nearest_references(bench: Bench) -> Non
 
 
 def test_fewer_references_than_asked_for_are_all_taken(bench: Bench) -> None:
-    bank = bench.make(references=100, prototypes=50).assemble(bench.store)
+    bank = bench.make(num_references=100, num_prototypes=50).assemble(bench.store)
     everything = 9
     assert bank["count"].tolist() == [everything] * 3
     assert bank["prototypes"].shape == (3, everything, 128)
@@ -352,8 +357,8 @@ def test_a_picture_is_segmented_and_explained_by_captions(bench: Bench, regions:
 @pytest.mark.parametrize(
     ("settings", "word"),
     [
-        ({"references": 0}, "references"),
-        ({"prototypes": 0}, "prototypes"),
+        ({"num_references": 0}, "references"),
+        ({"num_prototypes": 0}, "prototypes"),
         ({"gamma": 1.2}, "gamma"),
         ({"score_stride": 0}, "score_stride"),
         ({"sigmoid": "none"}, "sigmoid"),
