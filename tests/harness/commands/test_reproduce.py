@@ -109,7 +109,7 @@ def test_rows_of_another_k_differ_in_it_alone() -> None:
 def test_rows_of_another_k_parse(parser: Parser) -> None:
     for name in filter(of_clusters, CELLS):
         parsed = parse_cell(parser, CELLS[name], [], None, Path("runs")).parsed
-        assert parsed.method.init_args.regions.init_args.clusters == (3 if "_k3_" in name else 5)
+        assert parsed.method.init_args.regions.init_args.num_clusters == (3 if "_k3_" in name else 5)
 
 
 def test_equal_experiments_share_a_run_and_no_others(tasks: dict[str, ParsedCell]) -> None:
