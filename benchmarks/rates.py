@@ -1,7 +1,7 @@
-"""Seconds per image, and per item of precompute, of every method: full-size architectures with random weights.
+"""Seconds per picture, and per item of precompute, of every method: full-size architectures with random weights.
 
 Runs on the GPU if there is one, else on one thread, and writes ``benchmarks/rates.json``, from which ``ovseg reproduce
---dry_run`` estimates hours. What is left small is said in the file: two classes; few images an item, multiplied; and,
+--dry_run`` estimates hours. What is left small is said in the file: two classes; few pictures an item, multiplied; and,
 without a GPU, few denoising steps, a further one costing what the second did.
 
 Usage: ``OMP_NUM_THREADS=1 python benchmarks/rates.py [--only clip_diy ovdiff] [--out benchmarks/rates.json]``
@@ -39,8 +39,9 @@ from harness import ArtifactStore, Protocol, Sample, SegmentationMethod, Vocabul
 from harness.artifacts.precompute import precompute
 from harness.commands import evaluate
 from harness.commands.arguments import Parser, instantiate, plain
-from harness.commands.cells import class_name
-from harness.studies import costs, papers
+from harness.commands.planned import class_name
+from harness.studies import costs
+from harness.studies.readers import read_paper, select
 from harness.system import atomic
 from harness.system.provenance import commit
 from methods.backbones import DiffusersTextToImage, DiffusionFeatures, HubCaptioner, HubViT, OpenCLIP, OpenCLIPDense
@@ -51,7 +52,7 @@ from methods.support import RuleNouns
 from miniature.train_blip import build_processor
 from miniature.training import WEIGHTS
 
-# Captions of COCO's training images of 2017, five an image and some more.
+# Captions of COCO's training pictures of 2017, five a picture and some more.
 CAPTIONS = 591_753
 NAMES = ("cat", "boat")
 VITS = {
@@ -75,10 +76,10 @@ class Case:
     """A method to measure.
 
     Attributes:
-        experiment: Its cell of a paper's tables.
-        tiny: The same with Miniature's models.
+        experiment: Its cell of a paper, ``PAPER/TABLE/ROW/COLUMN``.
+        tiny: The file of the same with Miniature's models.
         flags: Settings that make its precompute small.
-        images: How many images an item of precompute has in the experiment; 0 without precompute.
+        pictures: How many pictures an item of precompute has in the experiment; 0 without precompute.
         items: How many items there are for all vocabularies; 0 where there is one for every class.
         note: What else differs from the experiment.
     """
@@ -91,24 +92,25 @@ class Case:
     note: str = ""
 
 
+PAPERS = Path("configs/papers")
 FOLDER = "configs/experiments"
 CASES = {
-    "clip_diy": Case("clip_diy/table1_vitb32_voc21", f"{FOLDER}/clip_diy_miniature.yaml"),
+    "clip_diy": Case("clip_diy/table1/vitb32/voc21", f"{FOLDER}/clip_diy_miniature.yaml"),
     "ovdiff": Case(
-        "ovdiff/table1_ovdiff_voc21",
+        "ovdiff/table1/ovdiff/voc21",
         f"{FOLDER}/ovdiff_miniature.yaml",
         ("--method.support_size=1", "--method.num_generated=1", "--method.num_parts=1"),
         pictures=32,
     ),
     "fossil": Case(
-        "fossil/table1_ade20k",
+        "fossil/table1/fossil/ade20k",
         f"{FOLDER}/fossil_miniature.yaml",
-        ("--method.num_references=2", "--method.num_prototypes=1", "--method.collection.keep_images=false"),
+        ("--method.num_references=2", "--method.num_prototypes=1", "--method.collection.keep_pictures=false"),
         pictures=64,
         items=math.ceil(CAPTIONS / 64),
     ),
     "freeseg_diff": Case(
-        "freeseg_diff/table1_voc21",
+        "freeseg_diff/table1/freeseg_diff/voc21",
         f"{FOLDER}/freeseg_diff_miniature.yaml",
         note="captioned by BLIP-base, not BLIP-2",
     ),
@@ -132,12 +134,11 @@ def seconds(act: Callable[[], object]) -> float:
 def built(case: Case, tiny: bool) -> tuple[SegmentationMethod, Protocol, str]:
     """The method of an experiment, without its data, and its class."""
     flags = [*case.flags, *(["--method.captioner=configs/models/blip_base.yaml"] if case.note and not tiny else [])]
-    if tiny:
-        given = ["--config", case.tiny]
-    else:
-        (cell,) = papers.resolve(case.experiment, papers.default_folder())
-        given = cell.arguments()
-    parsed = evaluate.parser().parse_args([*given, *flags])
+    paper, _, name = case.experiment.partition("/")
+    experiment = (
+        ["--config", case.tiny] if tiny else select(paper, name, read_paper(PAPERS / f"{paper}.yaml"))[0].arguments
+    )
+    parsed = evaluate.parser().parse_args([*experiment, *flags])
     parser = Parser()
     parser.add_subclass_arguments(SegmentationMethod, "method")
     parser.add_class_arguments(Protocol, "protocol")
@@ -234,7 +235,7 @@ def simplify(method: SegmentationMethod, folder: Path, pictures: int) -> None:
 
 
 def painting(generator: nn.Module, extrapolate: bool) -> float:
-    """Seconds that the generator takes for an image in all its steps, with attribution where it is asked for."""
+    """Seconds that the generator takes for a picture in all its steps, with attribution where it is asked for."""
     steps = generator.steps
     taken = {}
     for count in (1, 2) if extrapolate and steps > 2 else (steps,):
@@ -269,7 +270,7 @@ def measure(case: Case, tiny: bool, pictures: int, extrapolate: bool) -> dict[st
 
 
 def precomputed(method: SegmentationMethod, case: Case, pictures: int, extrapolate: bool) -> list[dict[str, Any]]:
-    """The rates of the stages; the first of them generates, and its generation is measured on its own."""
+    """The rates of the stages; the first of them paints, and its painting is measured on its own."""
     whole = painting(method.generator, extrapolate)
     steps, method.generator.steps = method.generator.steps, 1
     painted, generate = [], method.generator.generate
@@ -294,7 +295,7 @@ def precomputed(method: SegmentationMethod, case: Case, pictures: int, extrapola
 
 
 def picture(protocol: Protocol) -> torch.Tensor:
-    """[3, h, w] uint8: a landscape image of PASCAL VOC's usual size after the protocol's resize, smooth."""
+    """[3, h, w] uint8: a landscape picture of PASCAL VOC's usual size after the protocol's resize, smooth."""
     random = torch.Generator().manual_seed(0)
     coarse = torch.rand(3, 8, 8, generator=random)
     size = list(protocol.resized_size(375, 500))

@@ -1,7 +1,8 @@
-"""Parity cards (docs/parity): every value that a card gives as ours is what ``ovseg reproduce`` runs for that cell."""
+"""Parity cards (docs/parity): every value that a card gives as ours is what ``ovseg evaluate`` reads from that file."""
 
 import re
 from collections.abc import Iterator
+from dataclasses import asdict
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ import yaml
 
 from harness.commands import evaluate
 from harness.commands.arguments import Parser, plain
-from harness.studies import papers
+from harness.studies.readers import read_paper, select
 from tests.running import REPOSITORY
 
 CARDS = sorted((REPOSITORY / "docs" / "parity").glob("*.md"))
@@ -20,7 +21,7 @@ MISSING = object()
 
 class Claim(NamedTuple):
     card: str
-    cell: str
+    file: str
     key: str
     value: Any
 
@@ -33,18 +34,18 @@ def claims(text: str, card: str) -> Iterator[Claim]:
     """Every setting in a column whose head names one of our cells; each row must have one in the first of them."""
     lines = [line for line in text.splitlines() if line.startswith("|")]
     head = cells(lines[0])
-    named = {number: found[1] for number, text in enumerate(head) if (found := re.search(r"`(\w+/\w+)`", text))}
-    assert named, f"{card} names no cell of ours"
+    files = {number: found[1] for number, cell in enumerate(head) if (found := re.search(r"`(\w+/\w+/\w+/\w+)`", cell))}
+    assert files, f"{card} names no cell of ours"
     for line in lines[2:]:
         row = cells(line)
         assert len(row) == len(head), line
-        assert SETTING.search(row[min(named)]), f"{card}: nothing of ours in '{row[0]}'"
-        for number, cell in named.items():
+        assert SETTING.search(row[min(files)]), f"{card}: nothing of ours in '{row[0]}'"
+        for number, file in files.items():
             # "same" as the column to the left.
             source = row[number - 1] if row[number] == "same" else row[number]
             assert SETTING.search(source), f"{card}: no setting in '{row[0]}', column {number}"
             for key, value in SETTING.findall(source):
-                yield Claim(card, cell, key, yaml.safe_load(value))
+                yield Claim(card, file, key, yaml.safe_load(value))
 
 
 def value_at(settings: Any, key: str) -> Any:
@@ -66,10 +67,12 @@ def parser() -> Parser:
 
 
 @cache
-def resolved(name: str) -> dict[str, Any]:
-    """A cell as the command reads it: the constructors' defaults are in it."""
-    (cell,) = papers.resolve(name, REPOSITORY / "configs" / "papers")
-    return plain(parser().parse_args(cell.arguments()))
+def resolved(file: str) -> dict[str, Any]:
+    """A cell of a paper as the command reads it: the constructors' defaults are in it."""
+    paper, _, name = file.partition("/")
+    (cell,) = select(paper, name, read_paper(REPOSITORY / "configs" / "papers" / f"{paper}.yaml"))
+    assert cell.published is not None
+    return {**plain(parser().parse_args(cell.arguments)), "published": asdict(cell.published)}
 
 
 @pytest.mark.parametrize("card", CARDS, ids=lambda card: card.stem)
@@ -77,9 +80,9 @@ def test_a_card_says_what_the_configuration_does(card: Any) -> None:
     made = list(claims(card.read_text(), card.stem))
     assert len(made) > 20
     wrong = [
-        f"{claim.cell}: {claim.key} = {found!r}, not {claim.value!r}"
+        f"{claim.file}: {claim.key} = {found!r}, not {claim.value!r}"
         for claim in made
-        if (found := value_at(resolved(claim.cell), claim.key)) != claim.value
+        if (found := value_at(resolved(claim.file), claim.key)) != claim.value
     ]
     assert not wrong, "\n".join(wrong)
 
@@ -89,11 +92,11 @@ def test_every_paper_has_its_card() -> None:
 
 
 def test_a_stale_value_is_found() -> None:
-    cell = "clip_diy/table1_vitb32_voc21"
+    file = "clip_diy/table1/vitb32/voc21"
     text = (
-        f"| setting | ours: `{cell}` |\n| --- | --- |\n| a | `method.overlap = 0.25` |\n| b | `method.nothing = 1` |\n"
+        f"| setting | ours: `{file}` |\n| --- | --- |\n| a | `method.overlap = 0.25` |\n| b | `method.nothing = 1` |\n"
     )
-    found = [(claim.value, value_at(resolved(cell), claim.key)) for claim in claims(text, "x")]
+    found = [(claim.value, value_at(resolved(file), claim.key)) for claim in claims(text, "x")]
     assert found == [(0.25, 0.0), (1, MISSING)]
     with pytest.raises(AssertionError, match="nothing of ours in 'c'"):
         list(claims(text + "| c | as in the paper |\n", "x"))

@@ -1,6 +1,5 @@
 """What several subcommands ask for: a method, data, a protocol, a Trainer; and errors in one sentence."""
 
-import argparse
 import inspect
 import os
 import re
@@ -17,7 +16,6 @@ from harness.commands.mistakes import sentence, unknown_name
 from harness.data.datamodule import SegmentationData
 from harness.data.protocol import Protocol
 from harness.method.method import SegmentationMethod
-from harness.studies.papers import Published
 from harness.system.errors import ConfigurationError, OvsegError
 from harness.system.plugins import DATA, METHODS, import_paths
 
@@ -69,28 +67,8 @@ class Parser(ArgumentParser):
         return [action.dest for action in self._actions]
 
 
-class StudyParser(argparse.ArgumentParser):
-    """The own arguments of a command whose other flags are those of ``ovseg evaluate``; errors are one sentence."""
-
-    def __init__(self, command: str, summary: str, unit: str) -> None:
-        super().__init__(
-            prog=f"ovseg {command}",
-            description=summary,
-            epilog=f"All other flags are those of 'ovseg evaluate' and hold for all {unit}.",
-            allow_abbrev=False,
-        )
-
-    def error(self, message: str) -> NoReturn:
-        """Raise instead of printing usage and exiting.
-
-        Raises:
-            ConfigurationError: Always.
-        """
-        raise ConfigurationError(f"{message} (see {self.prog} --help)")
-
-
 def add_composition(parser: ArgumentParser, data_required: bool = True) -> None:
-    """``--config``, ``--method``, ``--data``, ``--protocol``, ``--trainer``, ``--seed`` and ``--published``."""
+    """``--config``, ``--method``, ``--data``, ``--protocol``, ``--trainer`` and ``--seed``."""
     parser.add_argument("--config", action="config", help="YAML file; may be repeated, later ones win, flags win last")
     parser.add_subclass_arguments(
         SegmentationMethod, "method", required=True, help="method: import path, entry point or YAML file"
@@ -102,9 +80,6 @@ def add_composition(parser: ArgumentParser, data_required: bool = True) -> None:
     skip = set(inspect.signature(Trainer.__init__).parameters) - TRAINER - {"self"}
     parser.add_class_arguments(Trainer, "trainer", skip=skip, instantiate=False)
     parser.add_argument("--seed", type=int, default=0, help="seed of everything random")
-    parser.add_argument(
-        "--published", type=Published | None, default=None, help="what a paper reports for this; changes nothing"
-    )
 
 
 def resolve_names(arguments: list[str]) -> list[str]:

@@ -1,6 +1,7 @@
 """``ovseg reproduce --dry_run``: what would run, what it needs, what of that is missing here, and how long it takes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib import import_module
 from typing import Any, NamedTuple
 
 from jsonargparse import Namespace
@@ -8,14 +9,13 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.commands.arguments import plain
-from harness.commands.cells import ParsedCell, class_name, class_of
 from harness.commands.console import console
 from harness.data.benchmark import Benchmark
 from harness.data.datamodule import SegmentationData
 from harness.method.method import SegmentationMethod
 from harness.method.part import Requirement
 from harness.studies import costs
-from harness.studies.papers import Cell, Published
+from harness.studies.study import Cell
 from harness.system import distributed
 from harness.system.errors import OvsegError
 
@@ -24,16 +24,29 @@ NARROW = 120
 
 
 def listed(rows: Sequence[str], most: int = 4) -> str:
-    """Names of cells in a sentence, the first few of many."""
+    """Names of rows in a sentence, the first few of many."""
     return ", ".join(rows) if len(rows) <= most else f"{', '.join(rows[:most])} and {len(rows) - most} more"
 
 
-class DataStatus(NamedTuple):
+def class_of(path: str) -> type:
+    """The class at an import path."""
+    module, _, name = path.rpartition(".")
+    found: type = getattr(import_module(module), name)
+    return found
+
+
+def class_name(path: str) -> str:
+    """A class by the module that defines it: ``methods.clip_diy.ClipDIY`` for ``methods.ClipDIY``."""
+    found = class_of(path)
+    return f"{found.__module__}.{found.__qualname__}"
+
+
+class DataSummary(NamedTuple):
     """What the data of a cell are.
 
     Attributes:
         name: The benchmark's.
-        images: How many images; None if unknown.
+        images: How many pictures; None when nobody says.
         classes: The foreground's names.
         missing: Why it cannot be read, a sentence; None if it can.
     """
@@ -44,37 +57,29 @@ class DataStatus(NamedTuple):
     missing: str | None
 
 
-def check_data(parsed: Namespace) -> DataStatus:
-    """Make the data module, which reads no image, and read the first one."""
+def check_data(parsed: Namespace) -> DataSummary:
+    """Make the data module, which reads no picture, and read the first one."""
     found = class_of(parsed.data.class_path)
     class_names = parsed.protocol.class_names
     try:
         data: SegmentationData = found(**(plain(parsed.data).get("init_args") or {}))
         classes = data.vocabulary_for(class_names).foreground
         data.read(0)
-        return DataStatus(data.name, len(data.ids), tuple(classes), None)
+        return DataSummary(data.name, len(data.ids), tuple(classes), None)
     except OvsegError as error:
         if not issubclass(found, Benchmark):
-            return DataStatus(found.__name__, None, (), str(error))
-        return DataStatus(found.name, found.num_images_published, _names(found, class_names), str(error))
+            return DataSummary(found.__name__, None, (), str(error))
+        return DataSummary(found.name, found.num_images_published, _names(found, class_names), str(error))
 
 
 def requirements_of(parsed: Namespace) -> list[Requirement]:
-    """What a cell's method reads from this machine; the method is constructed and nothing is loaded.
+    """What a row's method reads from this machine; the method is constructed and nothing is loaded.
 
     Raises:
         ConfigurationError: A setting of the method is out of range.
     """
     method: SegmentationMethod = _construct(plain(parsed.method))
     return method.requires()
-
-
-def lacks_requirements(parsed: Namespace) -> bool:
-    """Whether something that the method reads is missing on this machine, or a setting of it is out of range."""
-    try:
-        return any(requirement.missing is not None for requirement in requirements_of(parsed))
-    except OvsegError:
-        return True
 
 
 def _construct(value: Any) -> Any:
@@ -96,34 +101,36 @@ def _names(found: type[Benchmark], class_names: str) -> tuple[str, ...]:
         return ()
 
 
-def print_plan(cells: Sequence[ParsedCell | Cell], rates: Sequence[costs.Rate]) -> None:
-    """Print cells with what each needs; then, once, the notes, everything that is missing, and the hours."""
+def print_plan(cells: Sequence[Cell], parsed: Mapping[str, Namespace], rates: Sequence[costs.Rate]) -> None:
+    """Print cells with what each needs; then, once, everything that is missing; then the hours.
+
+    Args:
+        cells: In their order; those that are only quoted come last.
+        parsed: The settings of the others, by name.
+        rates: Measured ones.
+    """
     if not distributed.is_main_process():
         return
-    tasks = [each for each in cells if isinstance(each, ParsedCell)]
-    checked = {task.cell.name: check_data(task.parsed) for task in tasks}
-    needed = {task.cell.name: requirements_of(task.parsed) for task in tasks}
+    running, quoted = [cell for cell in cells if not cell.quoted], [cell for cell in cells if cell.quoted]
+    data = {cell.name: check_data(parsed[cell.name]) for cell in running}
+    needed = {cell.name: requirements_of(parsed[cell.name]) for cell in running}
     plans = [
-        costs.Workload(
-            task.cell.name,
-            class_name(task.parsed.method.class_path),
-            checked[task.cell.name].images,
-            checked[task.cell.name].classes,
+        costs.Plan(
+            cell.name,
+            class_name(parsed[cell.name].method.class_path),
+            data[cell.name].images,
+            data[cell.name].classes,
         )
-        for task in tasks
+        for cell in running
     ]
     hours = costs.estimate(plans, rates)
-    quoted = [each for each in cells if isinstance(each, Cell)]
-    planned = zip(tasks, plans, strict=True)
-    lines = [_planned(task, checked[task.cell.name], needed[task.cell.name], plan, hours) for task, plan in planned]
-    lines += [(*_stands_in(cell, cell.published), "not run", "", "-") for cell in quoted]
+    lines = [_planned(cell, data[cell.name], needed[cell.name], hours.pictures.get(cell.name)) for cell in running]
+    lines += [(*_published(cell), "not run", "", "-") for cell in quoted]
     printer = console()
     printer.print(_table(lines, printer.width))
     if quoted:
         print(f"given as published only: {listed([cell.name for cell in quoted])}")
-    if len(cells) == 1 and (note := (quoted or [tasks[0].cell])[0].note):
-        print(f"note: {note}")
-    _print_needs(tasks, checked, needed)
+    _print_needs([cell.name for cell in running], data, needed)
     _print_hours(plans, hours)
 
 
@@ -144,52 +151,46 @@ def _table(lines: Sequence[Sequence[str]], width: int) -> Table:
     return drawn
 
 
-def _planned(
-    task: ParsedCell, data: DataStatus, needed: Sequence[Requirement], plan: costs.Workload, hours: costs.Estimate
-) -> tuple[str, ...]:
+def _planned(cell: Cell, data: DataSummary, needed: Sequence[Requirement], hours: float | None) -> tuple[str, ...]:
     absent = sum(need.missing is not None for need in needed)
-    took = hours.image_hours.get(plan.row)
     return (
-        *_stands_in(task.cell, task.published),
+        *_published(cell),
         data.name + (" (missing)" if data.missing else ""),
         f"{len(needed)}" + (f" ({absent} missing)" if absent else ""),
-        "-" if took is None else f"{took:.2f}",
+        "-" if hours is None else f"{hours:.2f}",
     )
 
 
-def _stands_in(cell: Cell, published: Published) -> tuple[str, str, str]:
+def _published(cell: Cell) -> tuple[str, str, str]:
+    published = cell.published
+    if published is None:
+        return cell.name, "", "-"
     where = f"{published.table}, {published.row}, {published.benchmark}"
     return cell.name, where, "-" if published.value is None else f"{published.value:.2f}"
 
 
-def _print_needs(
-    tasks: Sequence[ParsedCell], checked: dict[str, DataStatus], needed: dict[str, list[Requirement]]
-) -> None:
-    lacking = [(data.missing, row) for row, data in checked.items() if data.missing is not None]
+def _print_needs(rows: Sequence[str], data: Mapping[str, DataSummary], needed: Mapping[str, list[Requirement]]) -> None:
+    lacking = [(each.missing, row) for row, each in data.items() if each.missing is not None]
     for why in dict.fromkeys(why for why, _ in lacking):
         print(f"missing data: {why} (for {listed([row for each, row in lacking if each == why])})")
     every = {(need.kind, need.name): need for each in needed.values() for need in each}
     for (kind, name), need in sorted(every.items()):
-        rows = [row for row, each in needed.items() if any((n.kind, n.name) == (kind, name) for n in each)]
+        asking = [row for row, each in needed.items() if any((n.kind, n.name) == (kind, name) for n in each)]
         state = "here" if need.missing is None else "missing"
-        print(f"{state}: {kind} {name}" + (f": {need.missing} (for {listed(rows)})" if need.missing else ""))
-    ready = [
-        task.cell.name
-        for task in tasks
-        if checked[task.cell.name].missing is None and all(need.missing is None for need in needed[task.cell.name])
-    ]
-    print(f"{len(ready)} of {len(tasks)} cells can run here" + (f": {listed(ready)}" if ready else ""))
+        print(f"{state}: {kind} {name}" + (f": {need.missing} (for {listed(asking)})" if need.missing else ""))
+    ready = [row for row in rows if data[row].missing is None and all(need.missing is None for need in needed[row])]
+    print(f"{len(ready)} of {len(rows)} rows can run here" + (f": {listed(ready)}" if ready else ""))
 
 
-def _print_hours(plans: Sequence[costs.Workload], hours: costs.Estimate) -> None:
+def _print_hours(plans: Sequence[costs.Plan], hours: costs.Estimate) -> None:
     for method, rate in hours.used.items():
-        rows = [plan.row for plan in plans if plan.method == method and plan.row in hours.image_hours]
-        total = sum(hours.image_hours[row] for row in rows)
+        rows = [plan.row for plan in plans if plan.method == method and plan.row in hours.pictures]
+        pictures = sum(hours.pictures[row] for row in rows)
         made = hours.precompute[method]
-        first = f" and {made:.2f} for what is made before the first image, shared by the cells" if made else ""
+        first = f" and {made:.2f} for what is made before the first picture, shared by the rows" if made else ""
         print(
-            f"about {total:.2f} for the images of {len(rows)} cells{first}, in {costs.unit(rate.hardware)}"
-            f" ({rate.image:.3g} s an image by {rate.source})"
+            f"about {pictures:.2f} for the pictures of {len(rows)} rows{first}, in {costs.unit(rate.hardware)}"
+            f" ({rate.image:.3g} s a picture by {rate.source})"
         )
     unknown = sorted({plan.method for plan in plans} - set(hours.used))
     if unknown:

@@ -3,13 +3,16 @@
 import tempfile
 from pathlib import Path
 
+from jsonargparse import Namespace
 from rich.table import Table
 
-from harness.commands import evaluate
-from harness.commands.arguments import Parser, resolve_names
+from harness.commands.arguments import Parser
 from harness.commands.console import console
+from harness.commands.joint_evaluation import JointEvaluator
 from harness.results.comparison import Run
 from harness.studies.regression import Move, moves, read_baseline, read_gate, scores_of, write_baseline
+from harness.studies.runner import Runner
+from harness.studies.study import Cell
 from harness.system.errors import RunError
 
 SUMMARY = "run small fixed evaluations and compare them with a committed baseline; exit code 1 on a drop"
@@ -36,17 +39,17 @@ def run(arguments: list[str]) -> int:
     parsed = parser().parse_args(arguments)
     gate = read_gate(parsed.file)
     baseline = None if parsed.measure else read_baseline(gate.baseline)
-    built = evaluate.parser()
-    checked = {name: built.parse_args(resolve_names([*given])) for name, given in gate.runs.items()}
     scores = {}
     with tempfile.TemporaryDirectory(prefix="ovseg-regress-") as folder:
-        for number, (name, one) in enumerate(checked.items()):
-            print(f"{number + 1} of {len(checked)}: {name}", flush=True)
-            one.run_dir = Path(folder) / str(number)
-            one.store = parsed.store or Path(folder) / "store"
-            scores[name] = scores_of(Run.read(evaluate.evaluate_parsed(built, one, quiet=True).directory.path))
+
+        def place(cell: Cell, parsed_cell: Namespace) -> None:
+            parsed_cell.run_dir = Path(folder) / cell.folder
+            parsed_cell.store = parsed.store or Path(folder) / "store"
+
+        for result in Runner(JointEvaluator(gate.study.arguments, [], place), Path(folder)).study(gate.study):
+            scores[result.cell.name] = scores_of(Run.read(Path(folder) / result.cell.folder))
     if baseline is None:
-        write_baseline(gate.baseline, scores, gate.runs)
+        write_baseline(gate.baseline, scores, gate.study)
         print(f"wrote {gate.baseline}")
         return 0
     found: list[Move] = []

@@ -1,40 +1,60 @@
-"""``ovseg reproduce``: the cells of a paper's tables, measured beside published."""
+"""``ovseg reproduce``: the rows of a paper's tables, measured beside published."""
 
 import argparse
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
+from jsonargparse import Namespace
 from rich.table import Table
 from rich.text import Text
 
-from harness.commands import evaluate
-from harness.commands.arguments import Parser, StudyParser
-from harness.commands.cells import ParsedCell, class_name, parse_cell
+from harness.commands.arguments import plain
 from harness.commands.console import console
-from harness.commands.passes import evaluate_independently
-from harness.commands.planned import NARROW, listed, print_plan
-from harness.engine.evaluation import Evaluation
-from harness.studies import costs, papers, reproduction
-from harness.studies.papers import Cell
-from harness.studies.reproduction import CellResult
+from harness.commands.joint_evaluation import JointEvaluator
+from harness.commands.planned import NARROW, class_name, listed, print_plan
+from harness.data.protocol import fingerprint
+from harness.studies import costs
+from harness.studies.readers import PAPERS, default_papers, paper_file, read_paper, select
+from harness.studies.runner import Evaluated, Runner, result_of
+from harness.studies.study import Cell, CellResult
+from harness.studies.tables import COMPARISON, comparison, read_comparison, write_comparison
 from harness.system import distributed
-from harness.system.errors import ConfigurationError, OvsegError
+from harness.system.errors import ConfigurationError
 
-SUMMARY = "evaluate the cells of a paper's tables and print measured beside published; the same --run_dir resumes"
+SUMMARY = "evaluate the rows of a paper's tables and print measured beside published; the same --run_dir resumes"
 
-# Of the columns of ``reproduction.HEADER``: published, measured, Δ, within, images.
+# Of the columns of ``COMPARISON``: published, measured, Δ, within, images.
 AGREEMENT = (3, 4, 5, 6, 9)
+# Arguments of data that say where images are and how they are read, not what is scored.
+READING = ("root", "batch_size", "num_workers", "on_error")
+
+
+class _Arguments(argparse.ArgumentParser):
+    """Raises one sentence in the place of printing usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigurationError(f"{message} (see {self.prog} --help)")
 
 
 def arguments_parser() -> argparse.ArgumentParser:
     """The command's own arguments; all others are those of ``ovseg evaluate``."""
-    built = StudyParser("reproduce", SUMMARY, "cells")
-    what = "a paper file of --configs, or one cell of it: the ids of table, row and column, joined by '_'"
-    built.add_argument("what", metavar="PAPER[/CELL]", help=what)
+    built = _Arguments(
+        prog="ovseg reproduce",
+        description=SUMMARY,
+        epilog="All other flags are those of 'ovseg evaluate' and hold for all rows.",
+        allow_abbrev=False,
+    )
+    built.add_argument(
+        "what",
+        metavar="PAPER[/TABLE[/ROW[/COLUMN]]]",
+        help="a file of --configs without .yaml, and in it a table, a row or a single cell by name",
+    )
     built.add_argument("--data_root", type=Path, default=None, help="folder of the data sets (default: $OVSEG_DATA)")
     built.add_argument("--run_dir", type=Path, default=None, help="for runs and table (default: runs/reproduce/PAPER)")
-    built.add_argument("--configs", type=Path, default=None, help=f"folder of the papers (default: {papers.FOLDER})")
+    built.add_argument("--configs", type=Path, default=None, help=f"folder of the papers' files (default: {PAPERS})")
     built.add_argument("--rates", type=Path, default=None, help=f"measured rates for --dry_run (default: {costs.FILE})")
     built.add_argument(
         "--dry_run", action="store_true", help="say what would run, what is missing, and how long it takes"
@@ -43,7 +63,7 @@ def arguments_parser() -> argparse.ArgumentParser:
 
 
 def run(arguments: list[str]) -> int:
-    """Check all cells, then evaluate them; a cell that lacks something is named and the others run.
+    """Check all cells, then evaluate them; one that lacks something is named and the others are evaluated.
 
     Returns:
         2 when cells were to run and none could, else 0.
@@ -52,32 +72,58 @@ def run(arguments: list[str]) -> int:
         ConfigurationError: There is no such cell, a cell's settings are wrong, or a file or folder is; nothing has run.
     """
     known, rest = arguments_parser().parse_known_args(arguments)
-    configs = known.configs or papers.default_folder()
-    cells = papers.resolve(known.what, configs)
-    paper = cells[0].paper
+    configs = known.configs or default_papers()
+    paper, slash, selection = known.what.partition("/")
+    everything = read_paper(paper_file(paper, configs))
+    cells = select(paper, selection if slash else None, everything)
     folder: Path = known.run_dir or Path("runs") / "reproduce" / paper
-    parser = evaluate.parser()
-    tasks = [
-        cell if cell.settings is None else parse_cell(parser, cell, rest, known.data_root, folder) for cell in cells
-    ]
-    earlier = reproduction.read(folder)
+    evaluator = evaluator_of(folder, rest, known.data_root)
+    parsed = {cell.name: evaluator.parse(cell) for cell in cells if not cell.quoted}
+    earlier = read_comparison(folder, everything)
     if known.rates is not None and not known.rates.is_file():
         raise ConfigurationError(f"--rates {known.rates} is no file")
     if known.dry_run:
         file = known.rates or _beside(costs.FILE, configs)
-        print_plan(tasks, [*costs.read(file), *costs.of_runs(earlier.values())])
+        print_plan(cells, parsed, [*costs.read(file), *costs.of_runs(earlier.values())])
         return 0
     _make(folder)
-    order = [cell.name for cell in papers.resolve(paper, configs)]
-    measured = _run_all(parser, tasks, folder, paper, earlier, order)
+    table = _Comparison(folder, paper, everything, earlier)
+    results = _run_all(Runner(evaluator, folder), cells, parsed, table)
     if _leads():
-        if any(each.why is None for each in measured):
+        if any(each.why is None for each in results):
             printer = console()
-            printer.print(_table(paper, measured, printer.width))
-        _print_missing([(each.row, each.why) for each in measured if each.why is not None])
+            printer.print(_table(paper, results, printer.width))
+        _print_missing([(each.cell.name, each.why) for each in results if each.why is not None])
         print(folder, flush=True)
-    lacking = any(each.why is not None for each in measured)
-    return 2 if lacking and all(each.run is None for each in measured) else 0
+    lacking = any(each.why is not None for each in results)
+    return 2 if lacking and all(each.run is None for each in results) else 0
+
+
+def evaluator_of(folder: Path, rest: Sequence[str], data_root: Path | None) -> JointEvaluator:
+    """Parses cells into run directories of ``folder``.
+
+    Args:
+        folder: Of the runs.
+        rest: Arguments of ``ovseg evaluate`` that all cells get.
+        data_root: Folder of the data sets; a cell's own ``root`` wins.
+    """
+
+    def place(cell: Cell, parsed: Namespace) -> None:
+        data = parsed.data.get("init_args")
+        if data_root is not None and data is not None and "root" in data and data.root is None:
+            data.root = str(data_root)
+        parsed.run_dir = folder / run_name(parsed)
+
+    return JointEvaluator([], rest, place)
+
+
+def run_name(parsed: Namespace) -> str:
+    """``METHOD-DATA-HASH``: one name for all cells that are the same experiment, another for every other."""
+    method, data = plain(parsed.method), plain(parsed.data)
+    scored = {key: value for key, value in (data.get("init_args") or {}).items() if key not in READING}
+    identity = [method, data["class_path"], scored, plain(parsed.protocol), parsed.seed, parsed.trainer.precision]
+    words = [re.sub(r"[^a-z0-9]+", "_", each["class_path"].rpartition(".")[2].lower()) for each in (method, data)]
+    return "-".join([*words, fingerprint(identity)[:8]])
 
 
 def _make(folder: Path) -> None:
@@ -88,7 +134,7 @@ def _make(folder: Path) -> None:
 
 
 def _beside(file: Path, configs: Path) -> Path:
-    """A file of the repository: here, or in the checkout that the papers are of."""
+    """A file of the repository: here, or in the checkout that the papers' files are of."""
     return file if file.is_file() else configs.resolve().parents[1] / file
 
 
@@ -97,102 +143,88 @@ def _leads() -> bool:
     return distributed.rank() == 0 and distributed.is_main_process()
 
 
+class _Comparison:
+    """The table on disk: every cell that was measured, also by earlier starts, in the order of the paper."""
+
+    def __init__(self, folder: Path, paper: str, cells: Sequence[Cell], earlier: dict[str, CellResult]) -> None:
+        self.paper, self.earlier = paper, earlier
+        self._folder, self._order = folder, [cell.name for cell in cells]
+        self._results = dict(earlier)
+
+    def add(self, results: Sequence[CellResult]) -> None:
+        """Write it with more results; those that did not run are left out."""
+        self._results |= {result.cell.name: result for result in results if result.why is None}
+        if _leads():
+            write_comparison(
+                self._folder, self.paper, [self._results[name] for name in self._order if name in self._results]
+            )
+
+
 def _run_all(
-    parser: Parser,
-    cells: Sequence[ParsedCell | Cell],
-    folder: Path,
-    paper: str,
-    earlier: dict[str, CellResult],
-    order: list[str],
+    runner: Runner, cells: Sequence[Cell], parsed: dict[str, Namespace], table: _Comparison
 ) -> list[CellResult]:
-    """Evaluate all cells, those that can share a pass over the data in one; equal experiments run once.
-
-    The table on disk has every cell that was measured, also by earlier starts.
-    """
-    names = [cell.name if isinstance(cell, Cell) else cell.cell.name for cell in cells]
-    measured = {cell.name: CellResult(cell.name, cell.published) for cell in cells if isinstance(cell, Cell)}
-    by_run: dict[str, list[ParsedCell]] = {}
+    """Evaluate cells, equal experiments once; the table is written after each."""
+    found = {cell.name: CellResult(cell) for cell in cells if cell.quoted}
+    table.add(list(found.values()))
+    alike: dict[Path, list[Cell]] = {}
     for cell in cells:
-        if isinstance(cell, ParsedCell):
-            by_run.setdefault(cell.run, []).append(cell)
-    runs = list(by_run.values())
-    began = [(same[0].parsed.run_dir / "run.json").exists() for same in runs]
-
-    def announce(group: list[int]) -> None:
-        if _leads():
-            for number in sorted(names.index(cell.cell.name) for place in group for cell in runs[place]):
-                print(f"{number + 1} of {len(cells)}: {paper}/{names[number]}", flush=True)
-            if len(group) > 1:
-                print(f"these {len(group)} runs in one pass over the data", flush=True)
-
-    def write() -> None:
-        table = {**earlier, **{name: result for name, result in measured.items() if result.why is None}}
-        if _leads():
-            reproduction.write(folder, paper, [table[name] for name in order if name in table])
-
-    write()
-    for place, outcome in evaluate_independently(parser, [same[0].parsed for same in runs], announce=announce):
-        first = runs[place][0]
-        result = _cell_result(first, outcome, began[place], earlier.get(first.cell.name))
-        measured |= {cell.cell.name: result.of(cell.cell.name, cell.published) for cell in runs[place]}
-        write()
-    return [measured[name] for name in names]
+        if not cell.quoted:
+            alike.setdefault(parsed[cell.name].run_dir, []).append(cell)
+    groups = list(alike.values())
+    settings = [parsed[group[0].name] for group in groups]
+    began = [(each.run_dir / "run.json").exists() for each in settings]
+    names = [", ".join(f"{table.paper}/{cell.name}" for cell in group) for group in groups]
+    for done in runner.evaluate(settings, names, keep_going=True):
+        group, each = groups[done.place], settings[done.place]
+        result = _result(group[0], each, done, began[done.place], table.earlier.get(group[0].name))
+        found |= {cell.name: replace(result, cell=cell) for cell in group}
+        table.add([found[cell.name] for cell in group])
+    return [found[cell.name] for cell in cells]
 
 
-def _cell_result(
-    cell: ParsedCell, outcome: Evaluation | OvsegError, began: bool, earlier: CellResult | None
-) -> CellResult:
-    """What became of a cell; what its benchmark or a model lacks is said in it."""
-    method = class_name(cell.parsed.method.class_path)
-    if isinstance(outcome, OvsegError):
-        return CellResult(cell.cell.name, cell.published, method=method, why=str(outcome))
-    stages = costs.stages_of(outcome.method.precomputed.stages, len(outcome.vocabulary.foreground))
-    known: str | None = costs.hardware(cell.parsed.trainer.accelerator)
-    if began:
-        # Records of an earlier start may be from another machine: what is known of it stays.
-        same = earlier is not None and earlier.run == cell.run
-        known, stages = (earlier.hardware, earlier.stages or stages) if same and earlier else (None, ())
-    results: dict[str, Any] = outcome.results or {}
-    return CellResult(
-        cell.cell.name,
-        cell.published,
-        run=cell.run,
-        miou=results.get("miou"),
-        per_image_miou=results.get("per_image_miou"),
-        pixel_accuracy=results.get("pixel_accuracy"),
-        images=results.get("num_images", 0),
-        whole=_whole(outcome),
-        method=method,
-        hardware=known,
-        seconds=results.get("seconds", 0.0),
-        stages=stages,
+def _result(cell: Cell, parsed: Namespace, done: Evaluated, began: bool, earlier: CellResult | None) -> CellResult:
+    """The result of a cell, with what is known of its speed.
+
+    Args:
+        cell: The cell.
+        parsed: Its settings.
+        done: Its evaluation, or why there is none.
+        began: An earlier start had begun it.
+        earlier: Its result at an earlier start.
+    """
+    method = class_name(parsed.method.class_path)
+    if done.evaluation is None:
+        return result_of(cell, done, method=method)
+    stages = costs.stages_of(done.evaluation.method.precomputed.stages, len(done.evaluation.vocabulary.foreground))
+    result = result_of(cell, done, method=method, hardware=costs.hardware(parsed.trainer.accelerator), stages=stages)
+    if not began:
+        return result
+    # Records of an earlier start may be from another machine: what is known of it stays.
+    if earlier is None or earlier.run != result.run:
+        return replace(result, hardware=None, stages=())
+    return replace(
+        result, hardware=earlier.hardware, stages=earlier.stages or stages, joint=earlier.joint or result.joint
     )
 
 
-def _whole(evaluation: Evaluation) -> bool:
-    """Whether every image of the benchmark was scored."""
-    results = evaluation.results or {}
-    return not results.get("skipped") and len(evaluation.data.ids) == len(evaluation.data.all_ids())
-
-
-def _table(paper: str, measured: Sequence[CellResult], width: int) -> Table:
+def _table(paper: str, results: Sequence[CellResult], width: int) -> Table:
     """Every column where there is room, else those that say how well a cell agrees; the files have all of them."""
     narrow = width < NARROW
     drawn = Table(title=Text(f"{paper}: measured beside published"), title_justify="left", show_lines=narrow)
-    for position, title in enumerate(reproduction.HEADER):
+    for position, title in enumerate(COMPARISON):
         if not narrow or position in (0, *AGREEMENT):
             words = position < 3
             drawn.add_column(title, justify="left" if words else "right", no_wrap=not words, overflow="fold")
-    for each in measured:
+    for each in results:
         if each.why is None:
-            cells = reproduction.line(each)
-            shown = [f"{cells[0]}\n{cells[1]}", *(cells[position] for position in AGREEMENT)] if narrow else cells
+            line = comparison(each)
+            shown = [f"{line[0]}\n{line[1]}", *(line[position] for position in AGREEMENT)] if narrow else line
             drawn.add_row(*map(Text, shown))
     return drawn
 
 
 def _print_missing(missing: Sequence[tuple[str, str]]) -> None:
-    """Each sentence once, with the cells that it holds for."""
+    """Each sentence once, with the rows that it holds for."""
     for why in dict.fromkeys(why for _, why in missing):
         rows = [row for row, each in missing if each == why]
         # print(), since a console would wrap commands and paths.

@@ -2,8 +2,10 @@
 
 import argparse
 
-from harness.commands.points import run_file
-from harness.studies.study import Search, Study, read_mapping, read_sweep
+from harness.commands.study import run_file
+from harness.studies.readers import read_mapping
+from harness.studies.study import Study
+from harness.studies.sweeps import Search, read_sweep
 from harness.system import distributed
 
 SUMMARY = "evaluate the points of a W&B sweep file; the same --run_dir resumes"

@@ -2,8 +2,9 @@
 
 import argparse
 
-from harness.commands.points import run_file
-from harness.studies.study import Study, read_table
+from harness.commands.study import run_file
+from harness.studies.readers import read_table
+from harness.studies.study import Study
 
 SUMMARY = "evaluate every row of a table file; the same --run_dir resumes"
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from harness.artifacts.stage import StageReport
-from harness.studies.reproduction import CellResult
+from harness.studies.study import CellResult
 from harness.system.errors import ConfigurationError
 
 SCHEMA = 1
@@ -39,7 +39,7 @@ class Rate(NamedTuple):
     Attributes:
         method: Its class by module and name.
         hardware: As ``hardware`` gives it.
-        image: Seconds per image.
+        image: Seconds per picture.
         stages: Of its precompute.
         source: Where this was measured, for a person to read.
     """
@@ -51,13 +51,13 @@ class Rate(NamedTuple):
     source: str
 
 
-class Workload(NamedTuple):
+class Plan(NamedTuple):
     """A row's work.
 
     Attributes:
         row: Its name.
         method: Its method's class by module and name.
-        images: How many images its benchmark has; None if unknown.
+        images: How many pictures its benchmark has; None when nobody says.
         classes: The names of the classes that precompute makes something for.
     """
 
@@ -71,12 +71,12 @@ class Estimate(NamedTuple):
     """What some rows will take.
 
     Attributes:
-        image_hours: Hours per row; rows that cannot be estimated are left out.
+        pictures: Hours per row; rows that cannot be estimated are left out.
         precompute: Hours per method, what its rows share being counted once.
         used: The rate of each method that could be estimated.
     """
 
-    image_hours: dict[str, float]
+    pictures: dict[str, float]
     precompute: dict[str, float]
     used: dict[str, Rate]
 
@@ -142,21 +142,21 @@ def read(file: Path) -> list[Rate]:
 
 
 def of_runs(runs: Iterable[CellResult]) -> list[Rate]:
-    """The rates of runs whose hardware is known."""
+    """The rates of runs whose hardware is known and whose pass over the data was their own."""
     return [
         Rate(
             run.method,
             run.hardware,
             run.seconds / run.images,
             tuple(StageRate(**stage) for stage in run.stages),
-            f"the run of {run.row}",
+            f"the run of {run.cell.name}",
         )
         for run in runs
-        if run.method is not None and run.hardware is not None and run.images
+        if run.method is not None and run.hardware is not None and run.images and not run.joint
     ]
 
 
-def estimate(plans: Sequence[Workload], rates: Sequence[Rate]) -> Estimate:
+def estimate(plans: Sequence[Plan], rates: Sequence[Rate]) -> Estimate:
     """Hours of rows: a GPU's rates are taken before others, and of those the last one.
 
     A stage that a rate lacks, since another run had made its items, is taken from the method's next best rate.
@@ -168,7 +168,7 @@ def estimate(plans: Sequence[Workload], rates: Sequence[Rate]) -> Estimate:
         if not own or plan.images is None:
             continue
         best = found.used.setdefault(plan.method, own[0])
-        found.image_hours[plan.row] = plan.images * best.image / 3600
+        found.pictures[plan.row] = plan.images * best.image / 3600
         known = counted.setdefault(plan.method, set())
         new = [name for name in dict.fromkeys(plan.classes) if name not in known]
         known.update(new)

@@ -13,8 +13,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from harness.studies.study import PointResult, Study, short
+from harness.studies.study import CellResult, Study
 from harness.studies.suggestions import Parameter
+from harness.studies.tables import short
 from harness.system import atomic
 
 # So many lines have room for their legend inside.
@@ -31,11 +32,11 @@ def curve_parameter(study: Study) -> Parameter:
 
 
 def drawable(study: Study) -> bool:
-    """Whether there is an image of the study: it is a sweep."""
+    """Whether there is a picture of the study: it is a sweep."""
     return bool(study.parameters)
 
 
-def draw(file: Path, study: Study, results: Sequence[PointResult]) -> None:
+def draw(file: Path, study: Study, results: Sequence[CellResult]) -> None:
     """Write a PNG of a sweep's scores; points without one are left out.
 
     A grid: the score over one parameter, a line per combination of the others. Suggested points: the score over each
@@ -52,7 +53,7 @@ def draw(file: Path, study: Study, results: Sequence[PointResult]) -> None:
     atomic.write_bytes(file, content.getvalue())
 
 
-def plotted(study: Study, results: Sequence[PointResult]) -> Figure:
+def plotted(study: Study, results: Sequence[CellResult]) -> Figure:
     """The figure that ``draw`` writes."""
     return _scattered(study, results) if study.sampled else _lines(study, results)
 
@@ -73,16 +74,16 @@ def _figure(columns: int, rows: int, size: tuple[float, float], title: str) -> t
     return figure, grid
 
 
-def _lines(study: Study, results: Sequence[PointResult]) -> Figure:
+def _lines(study: Study, results: Sequence[CellResult]) -> Figure:
     along = curve_parameter(study)
     others = [each for each in study.space.parameters if each.name in study.parameters and each is not along]
     texts = {each.name: labels(study.parameters[each.name]) for each in others}
     lines: dict[str, list[tuple[float, float]]] = {}
     for result in results:
-        flags = result.row.flags
+        flags = result.cell.overrides
         label = ", ".join(f"{short(each.name)} = {texts[each.name][str(flags[each.name])]}" for each in others)
-        if result.score is not None:
-            lines.setdefault(label, []).append((_place(along, flags[along.name]), result.score))
+        if (score := result.score(study.metric)) is not None:
+            lines.setdefault(label, []).append((_place(along, flags[along.name]), score))
     outside = len(lines) > INSIDE
     figure, [[axes]] = _figure(1, 1, (7.6 if outside else 5.4, 3.6), study.title)
     for number, (label, points) in enumerate(lines.items()):
@@ -98,17 +99,17 @@ def _lines(study: Study, results: Sequence[PointResult]) -> Figure:
     return figure
 
 
-def _scattered(study: Study, results: Sequence[PointResult]) -> Figure:
-    scored = [(number, each) for number, each in enumerate(results, 1) if each.score is not None]
+def _scattered(study: Study, results: Sequence[CellResult]) -> Figure:
+    scored = [(number, each) for number, each in enumerate(results, 1) if each.score(study.metric) is not None]
     swept = [each for each in study.space.parameters if each.name in study.parameters]
     columns = 2 if len(swept) in (1, 3) else 3
     rows = -(-(len(swept) + 1) // columns)
     figure, grid = _figure(columns, rows, (3.6 * columns, 2.9 * rows), study.title)
     panels = list(grid.flat)
     order = [number for number, _ in scored]
-    scores = [each.score or 0.0 for _, each in scored]
+    scores = [each.score(study.metric) or 0.0 for _, each in scored]
     for axes, each in zip(panels, swept, strict=False):
-        places = [_place(each, result.row.flags[each.name]) for _, result in scored]
+        places = [_place(each, result.cell.overrides[each.name]) for _, result in scored]
         axes.scatter(places, scores, c=order, cmap="viridis", s=16)
         _scale(axes, each, inches=2.8)
     top = np.maximum.accumulate if study.goal == "maximize" else np.minimum.accumulate

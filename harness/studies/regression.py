@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.results.comparison import Run
-from harness.studies.study import located, read_mapping, to_arguments
+from harness.studies.readers import located, read_mapping
+from harness.studies.study import Study, Variant
 from harness.system import atomic
 from harness.system.errors import ConfigurationError, RunError
 
@@ -21,12 +22,12 @@ class Gate:
     """What a regression file says.
 
     Attributes:
-        runs: Name -> command-line arguments of ``ovseg evaluate``.
+        study: A row per run.
         tolerances: For ``miou``, a ``class``'s IoU and an ``image``'s pixel accuracy: how far each may fall, in points.
         baseline: The committed file.
     """
 
-    runs: Mapping[str, tuple[str, ...]]
+    study: Study
     tolerances: Mapping[str, float]
     baseline: Path
 
@@ -46,20 +47,18 @@ def read_gate(file: Path) -> Gate:
     runs = content["runs"]
     if not isinstance(runs, dict) or not runs:
         raise ConfigurationError(f"{file}: 'runs' needs at least one run by name")
-    return Gate(
-        {str(name): _arguments(file, run) for name, run in runs.items()}, tolerances, file.parent / content["baseline"]
-    )
+    rows = tuple(_row(file, str(name), run) for name, run in runs.items())
+    return Gate(Study(file.stem, (), rows), tolerances, file.parent / content["baseline"])
 
 
 def _positive(values: Any) -> list[bool]:
     return [isinstance(value, (int, float)) and value >= 0 for value in values]
 
 
-def _arguments(file: Path, run: Any) -> tuple[str, ...]:
+def _row(file: Path, name: str, run: Any) -> Variant:
     if not isinstance(run, dict) or not isinstance(run.get("config"), str) or set(run) - {"config", "set"}:
         raise ConfigurationError(f"{file}: a run has a 'config' and may have 'set' (flag: value)")
-    flags = to_arguments(located(run.get("set", {}), file.parent))
-    return ("--config", str(file.parent / run["config"]), *flags)
+    return Variant(name, {"config": str(file.parent / run["config"]), **located(run.get("set", {}), file.parent)})
 
 
 def scores_of(run: Run) -> dict[str, Any]:
@@ -99,9 +98,10 @@ def read_baseline(file: Path) -> dict[str, Any]:
     return runs
 
 
-def write_baseline(file: Path, scores: Mapping[str, Any], commands: Mapping[str, tuple[str, ...]]) -> None:
+def write_baseline(file: Path, scores: Mapping[str, Any], study: Study) -> None:
     """Write a baseline, with the command that measured each run beside its scores."""
-    runs = {name: {"command": " ".join(("ovseg evaluate", *commands[name])), **scores[name]} for name in scores}
+    commands = {cell.name: " ".join(("ovseg evaluate", *cell.arguments)) for cell in study.cells()}
+    runs = {name: {"command": commands[name], **scores[name]} for name in scores}
     atomic.write_json(file, {"schema": SCHEMA, "runs": runs})
 
 
@@ -114,7 +114,7 @@ class Move:
         level: ``miou``, ``class`` or ``image``.
         name: Of the class or image; empty for mIoU.
         before: In percent; None when undefined.
-        now: In percent; None when undefined.
+        now: Likewise.
         failed: It fell by more than the tolerance, or became undefined.
     """
 

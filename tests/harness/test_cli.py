@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from harness.commands.evaluate import parser
-from harness.studies.study import read_sweep, read_table
+from harness.studies.readers import read_table
+from harness.studies.sweeps import read_sweep
 from tests.running import REPOSITORY, SQUARES, Outcome, images, integers
 
 KEYS = {
@@ -326,5 +327,5 @@ def test_experiments_of_the_repository_parse(path: Path) -> None:
 def test_studies_of_the_repository_parse_at_every_point(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(REPOSITORY)  # a sweep's command is one of the repository's root
     study = read_table(path) if path.parent.name == "tables" else read_sweep(path)
-    for row, column in study.points():
-        parser().parse_args([*study.arguments, *column.arguments(), *row.arguments()])
+    for cell in study.cells():
+        parser().parse_args([*study.arguments, *cell.arguments])

@@ -9,7 +9,8 @@ import torch
 
 from harness import ConfigurationError, SegmentationMethod, Vocabulary
 from harness.commands import evaluate
-from harness.studies import papers
+from harness.studies.readers import read_paper
+from harness.studies.study import Cell, Published
 from methods import CLIPDense, CLIPSeg, GroupViT, MaskCLIP
 from methods.backbones import OpenCLIP
 from methods.backbones.clip_patches import CLIPPatches
@@ -81,28 +82,37 @@ def test_bad_settings_are_named(build: Callable[[], Any], word: str) -> None:
 
 # Their configurations.
 
-CELLS = papers.read_paper(REPOSITORY / "configs" / "papers" / "baselines.yaml")
-RUN = [cell for cell in CELLS if cell.settings is not None]
+CELLS = read_paper(REPOSITORY / "configs" / "papers" / "baselines.yaml")
 BENCHMARKS = {"voc21", "context60", "coco_object_tcl", "context59", "coco_stuff", "ade20k", "cityscapes"}
 
 
-def test_every_baseline_has_a_cell_for_every_benchmark() -> None:
-    assert {cell.name for cell in RUN} == {
-        f"{name}_{data}" for name in ("clip_dense", "maskclip", "group_vit", "clip_seg") for data in BENCHMARKS
-    }
-    for cell in RUN:
-        settings = cell.settings or {}
-        assert cell.note
-        assert cell.published.paper == "baselines"
-        assert (cell.published.value is None) == cell.published.table.startswith("in none")
-        assert Path(settings["protocol"]).name == "tcl.yaml"
-        assert cell.name == f"{Path(settings['method']).stem}_{Path(settings['data']).stem}"
+def names_of(cell: Cell) -> tuple[str, str]:
+    """The baseline and the benchmark."""
+    _, row, column = cell.name.split("/")
+    return row, column
 
 
-def test_cells_parse_and_name_the_published_models() -> None:
+def published(cell: Cell) -> Published:
+    assert cell.published is not None
+    return cell.published
+
+
+def test_every_baseline_has_a_row_for_every_benchmark() -> None:
+    running = [cell for cell in CELLS if not cell.quoted]
+    methods = ("clip_dense", "maskclip", "group_vit", "clip_seg")
+    assert sorted(map(names_of, running)) == sorted((name, data) for name in methods for data in BENCHMARKS)
+    for cell in running:
+        name, data = names_of(cell)
+        assert published(cell).paper == "baselines"
+        assert (published(cell).value is None) == published(cell).table.startswith("in none")
+        files = {key: Path(cell.overrides[key]).stem for key in ("protocol", "method", "data")}
+        assert files == {"protocol": "tcl", "method": name, "data": data}
+
+
+def test_rows_parse_and_name_the_published_models() -> None:
     parser = evaluate.parser()
-    parsed = {cell.name: parser.parse_args(cell.arguments()) for cell in RUN if cell.name.endswith(("voc21", "ade20k"))}
-    named = {name: each.method.init_args for name, each in parsed.items()}
+    chosen = [cell for cell in CELLS if not cell.quoted and names_of(cell)[1] in ("voc21", "ade20k")]
+    named = {"_".join(names_of(cell)): parser.parse_args(cell.arguments).method.init_args for cell in chosen}
     assert named["group_vit_voc21"].model.init_args.name == "nvidia/groupvit-gcc-yfcc"
     assert named["group_vit_ade20k"].model.init_args.name == "nvidia/groupvit-gcc-redcaps"
     assert named["clip_seg_ade20k"].model.init_args.name == "CIDAS/clipseg-rd64-refined"
@@ -112,6 +122,6 @@ def test_cells_parse_and_name_the_published_models() -> None:
 
 
 def test_reco_is_given_as_published_for_every_benchmark() -> None:
-    quoted = {cell.name.removeprefix("reco_"): cell.published for cell in CELLS if cell.settings is None}
+    quoted = {names_of(cell)[1]: published(cell) for cell in CELLS if cell.quoted}
     assert set(quoted) == BENCHMARKS
-    assert all(published.row == "ReCo" and published.value is not None for published in quoted.values())
+    assert all(each.row == "ReCo" and each.value is not None for each in quoted.values())

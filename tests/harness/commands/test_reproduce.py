@@ -1,25 +1,27 @@
-"""``ovseg reproduce``: every cell of the papers' tables is an experiment, and what is printed comes from its run."""
+"""``ovseg reproduce``: every row of the papers' tables is an experiment, and what is printed comes from its run."""
 
 import csv
 import json
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import yaml
+from jsonargparse import Namespace
 
 from harness import ConfigurationError
 from harness.artifacts.stage import StageReport
-from harness.commands import evaluate, passes
-from harness.commands.arguments import Parser, plain
-from harness.commands.cells import ParsedCell, parse_cell, run_name
+from harness.commands.arguments import plain
+from harness.commands.reproduce import evaluator_of, run_name
 from harness.method.part import required_by
 from harness.results.run_directory import differences
-from harness.studies import costs, papers, reproduction
-from harness.studies.papers import Published
-from harness.studies.reproduction import CellResult
+from harness.studies import costs
+from harness.studies.readers import default_papers, paper_file, papers, read_paper, select
+from harness.studies.study import Cell, CellResult, Published, Variant
+from harness.studies.tables import COMPARISON, read_comparison, write_comparison
 from methods.backbones import HubViT, OpenCLIP
 from methods.fossil.captions import Captions
 from methods.fossil.collection import Collection
@@ -48,98 +50,122 @@ COUNTS = {
 }
 
 
-@pytest.fixture(scope="module")
-def parser() -> Parser:
-    return evaluate.parser()
-
-
-CELLS = {f"{cell.paper}/{cell.name}": cell for paper in PAPERS for cell in papers.resolve(paper, CONFIGS)}
+CELLS = {f"{paper}/{cell.name}": cell for paper in PAPERS for cell in read_paper(CONFIGS / f"{paper}.yaml")}
 
 
 def of_clusters(name: str) -> bool:
     """Whether a cell is another one's with K = 3 or 5 in the place of 4."""
-    return name.startswith("freeseg_diff/") and ("_k3_" in name or "_k5_" in name)
+    return name.startswith("freeseg_diff/") and ("k3_" in name or "k5_" in name)
+
+
+def published(name: str) -> Published:
+    """What is published for a cell."""
+    found = CELLS[name].published
+    assert found is not None
+    return found
+
+
+class Task(NamedTuple):
+    """A cell, parsed."""
+
+    cell: Cell
+    parsed: Namespace
+    run: str
+
+    @property
+    def published(self) -> Published:
+        assert self.cell.published is not None
+        return self.cell.published
+
+
+def parse(cell: Cell, *flags: str) -> Task:
+    parsed = evaluator_of(Path("runs"), flags, None).parse(cell)
+    return Task(cell, parsed, parsed.run_dir.name)
 
 
 @pytest.fixture(scope="module")
-def tasks(parser: Parser) -> dict[str, ParsedCell]:
+def tasks() -> dict[str, Task]:
     """The cells, parsed as ``ovseg evaluate`` would; those of another K are like their siblings, see below."""
-    cells = {name: cell for name, cell in CELLS.items() if not of_clusters(name)}
-    return {name: parse_cell(parser, cell, [], None, Path("runs")) for name, cell in cells.items()}
+    evaluator = evaluator_of(Path("runs"), [], None)
+    parsed = {name: evaluator.parse(cell) for name, cell in CELLS.items() if not of_clusters(name) and not cell.quoted}
+    return {name: Task(CELLS[name], each, each.run_dir.name) for name, each in parsed.items()}
 
 
-def settings(task: ParsedCell) -> dict[str, Any]:
-    """All that determines a row's integers."""
+def settings(task: Task) -> dict[str, Any]:
+    """All that determines a cell's integers."""
     return {key: plain(task.parsed[key]) for key in ("method", "data", "protocol", "seed")}
 
 
-def changed(tasks: dict[str, ParsedCell], base: str, row: str) -> set[str]:
+def changed(tasks: dict[str, Task], base: str, row: str) -> set[str]:
     """The settings in which a row differs from another one, by the last part of their names."""
     found = differences(settings(tasks[base]), settings(tasks[row]))
     return {each.partition(":")[0].replace(".init_args", "").replace(".class_path", "") for each in found}
 
 
 def test_every_table_has_its_rows() -> None:
-    published = {name: cell.published for name, cell in CELLS.items()}
-    found = {paper: Counter(p.table for name, p in published.items() if CELLS[name].paper == paper) for paper in PAPERS}
+    found = {
+        paper: Counter(published(name).table for name in CELLS if name.startswith(f"{paper}/")) for paper in PAPERS
+    }
     assert found == COUNTS
-    for name, each in published.items():
-        paper, _, row = name.partition("/")
+    for name in CELLS:
+        each = published(name)
+        paper, table, row, _ = name.split("/")
         assert each.paper == paper, name
-        assert row.startswith(each.table.lower().replace(" ", "")), name
+        assert table == each.table.lower().replace(" ", ""), name
         # Numbers that our copy of the paper has only as a picture.
         assert (each.value is None) == (paper == "ovdiff" and each.table in ("Table 2", "Table 3")), name
-        assert (each.score == "per_image_miou") == (paper == "freeseg_diff" and row.endswith("_release")), name
-        assert CELLS[name].note, name
+        assert (each.score == "per_image_miou") == (paper == "freeseg_diff" and row.endswith("release")), name
+    for paper in PAPERS:
+        assert (CONFIGS / f"{paper}.yaml").read_text().startswith("# "), paper
 
 
 def test_rows_of_another_k_differ_in_it_alone() -> None:
     others = [name for name in CELLS if of_clusters(name)]
     assert len(others) == 44
     for name in others:
-        clusters = 3 if "_k3_" in name else 5
-        cell, four = CELLS[name], CELLS[name.replace(f"_k{clusters}_", "_k4_")]
-        settings = dict(cell.settings or {})
-        assert settings.pop("method.regions.num_clusters") == clusters, name
-        assert settings == four.settings, name
-        assert cell.published.row == four.published.row.replace("K = 4", f"K = {clusters}"), name
+        clusters = 3 if "k3_" in name else 5
+        mine, sibling = dict(CELLS[name].overrides), name.replace(f"k{clusters}_", "k4_")
+        assert mine.pop("method.regions.num_clusters") == clusters, name
+        assert mine == dict(CELLS[sibling].overrides), name
+        assert published(name).row == published(sibling).row.replace("K = 4", f"K = {clusters}"), name
 
 
 @pytest.mark.slow
-def test_rows_of_another_k_parse(parser: Parser) -> None:
+def test_rows_of_another_k_parse() -> None:
+    evaluator = evaluator_of(Path("runs"), [], None)
     for name in filter(of_clusters, CELLS):
-        parsed = parse_cell(parser, CELLS[name], [], None, Path("runs")).parsed
-        assert parsed.method.init_args.regions.init_args.num_clusters == (3 if "_k3_" in name else 5)
+        parsed = evaluator.parse(CELLS[name])
+        assert parsed.method.init_args.regions.init_args.clusters == (3 if "k3_" in name else 5)
 
 
-def test_equal_experiments_share_a_run_and_no_others(tasks: dict[str, ParsedCell]) -> None:
+def test_equal_experiments_share_a_run_and_no_others(tasks: dict[str, Task]) -> None:
     by_run: dict[str, list[str]] = {}
     for name, task in tasks.items():
         by_run.setdefault(task.run, []).append(name)
     for names in by_run.values():
         assert all(settings(tasks[names[0]]) == settings(tasks[name]) for name in names)
         # One experiment has one number, wherever a paper prints it, but for Table 3's random subset of VOC.
-        published = [tasks[name].published for name in names if name != "freeseg_diff/table3_sdm_voc21"]
-        assert len({each.value for each in published if each.value is not None}) <= 1, names
-    together = by_run[tasks["clip_diy/table2_full_voc21"].run]
-    assert {"clip_diy/table1_vitb32_voc21", "clip_diy/table4_found_voc21"} <= set(together)
-    assert tasks["clip_diy/table1_vitb16_voc21"].run not in {tasks[name].run for name in together}
+        values = [tasks[name].published for name in names if name != "freeseg_diff/table3/sdm/voc21"]
+        assert len({each.value for each in values if each.value is not None}) <= 1, names
+    together = by_run[tasks["clip_diy/table2/full/voc21"].run]
+    assert {"clip_diy/table1/vitb32/voc21", "clip_diy/table4/found/voc21"} <= set(together)
+    assert tasks["clip_diy/table1/vitb16/voc21"].run not in {tasks[name].run for name in together}
 
 
-def test_rows_change_what_their_tables_name_and_nothing_else(tasks: dict[str, ParsedCell]) -> None:
-    base = "freeseg_diff/table1_voc21"
+def test_rows_change_what_their_tables_name_and_nothing_else(tasks: dict[str, Task]) -> None:
+    base = "freeseg_diff/table1/freeseg_diff/voc21"
     for name in tasks:
-        table = name.partition("/")[2].partition("_")[0]
-        if name.startswith("freeseg_diff/") and name.endswith("_voc21") and table in ("table4", "table6", "table7"):
+        table = name.split("/")[1]
+        if name.startswith("freeseg_diff/") and name.endswith("/voc21") and table in ("table4", "table6", "table7"):
             allowed = {"method.regions.num_clusters", "method.regions.extractor.layers", "method.refiner"}
             allowed |= {"method.regions.extractor.attention_layers", "method.relative"}
             assert all(any(key.startswith(each) for each in allowed) for key in changed(tasks, base, name)), name
-    assert changed(tasks, base, "freeseg_diff/table5_grid08_voc21") == {"method.regions.extractor.grid"}
-    assert changed(tasks, base, "freeseg_diff/table2_blip_voc21") == {"method.refiner"}
+    assert changed(tasks, base, "freeseg_diff/table5/grid08/voc21") == {"method.regions.extractor.grid"}
+    assert changed(tasks, base, "freeseg_diff/table2/blip/voc21") == {"method.refiner"}
     for scales in ("0", "01", "0123", "01234", "123"):
-        row = f"clip_diy/table3_scales_{scales}_coco_object"
-        assert changed(tasks, "clip_diy/table1_vitb32_coco_object", row) == {"method.patch_sizes"}
-    full = "ovdiff/table3_full_context60"
+        row = f"clip_diy/table3/scales_{scales}/coco_object"
+        assert changed(tasks, "clip_diy/table1/vitb32/coco_object", row) == {"method.patch_sizes"}
+    full = "ovdiff/table3/full/context60"
     for row, keys in {
         "background_prototypes": {"method.background"},  # 0.72 is the method's default
         "instance_prototypes": {"method.levels"},
@@ -148,15 +174,15 @@ def test_rows_change_what_their_tables_name_and_nothing_else(tasks: dict[str, Pa
         "stuff_filter": {"method.stuff_similarity_threshold"},
         "cutler": {"method.segmenter"},
     }.items():
-        assert changed(tasks, full, f"ovdiff/table3_without_{row}_context60") == keys
-    threshold = settings(tasks["ovdiff/table3_without_background_prototypes_voc21"])["method"]["init_args"]
+        assert changed(tasks, full, f"ovdiff/table3/without_{row}/context60") == keys
+    threshold = settings(tasks["ovdiff/table3/without_background_prototypes/voc21"])["method"]["init_args"]
     assert threshold["background_threshold"] == 0.72
 
 
-def test_blocks_have_the_resolution_that_they_are_named_by(tasks: dict[str, ParsedCell]) -> None:
+def test_blocks_have_the_resolution_that_they_are_named_by(tasks: dict[str, Task]) -> None:
     """Stable Diffusion at 512 pixels: 64 x 64 latents, halved by every block down, doubled by every block up."""
     for name, task in tasks.items():
-        if task.published.table not in ("Table 4", "Table 6", "Table 7") or task.cell.paper != "freeseg_diff":
+        if task.published.table not in ("Table 4", "Table 6", "Table 7") or task.published.paper != "freeseg_diff":
             continue
         extractor = settings(task)["method"]["init_args"]["regions"]["init_args"]["extractor"]["init_args"]
         wanted = {int(part) for part in task.published.row.partition(",")[0].split("+")}
@@ -167,51 +193,49 @@ def test_blocks_have_the_resolution_that_they_are_named_by(tasks: dict[str, Pars
             with_attention = "A + F" in task.published.row
             assert seen == (wanted if key == "layers" or with_attention else set()), name
             assert len(set(extractor[key])) == len(extractor[key]) == 5 * len(seen), name
-        clusters = settings(task)["method"]["init_args"]["regions"]["init_args"]["num_clusters"]
+        clusters = settings(task)["method"]["init_args"]["regions"]["init_args"]["clusters"]
         assert f"K = {clusters}," in task.published.row, name
 
 
-def test_fossil_has_table_3s_hyper_parameters(tasks: dict[str, ParsedCell]) -> None:
+def test_fossil_has_table_3s_hyper_parameters(tasks: dict[str, Task]) -> None:
     expected = {"context59": (70, 10, 0.7), "coco_stuff": (95, 25, 0.5), "ade20k": (150, 10, 0.5)}
     expected["cityscapes"] = (95, 30, 0.55)
     for data, values in expected.items():
-        method = settings(tasks[f"fossil/table1_{data}"])["method"]["init_args"]
-        assert (method["num_references"], method["num_prototypes"], method["gamma"]) == values
+        method = settings(tasks[f"fossil/table1/fossil/{data}"])["method"]["init_args"]
+        assert (method["references"], method["prototypes"], method["gamma"]) == values
 
 
 # The command, with another person's method and data in the place of a paper's.
 
 
+def row(title: str, value: float | None, overrides: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+    """A row of one cell."""
+    return {"title": title, "set": overrides or {}, "published": {"squares": {"value": value, **more}}}
+
+
 @pytest.fixture
 def configs(tmp_path: Path) -> Path:
-    """A folder of papers: one of three cells that run, two of them the same experiment, and one without its data."""
+    """A paper's file: three rows that run, one of which is the same experiment as another, and one without its data."""
     folder = tmp_path / "papers"
     folder.mkdir()
-
-    def row(name: str, value: float | None, settings: dict[str, Any], **more: Any) -> dict[str, Any]:
-        return {"id": name, "name": name, "set": settings, "published": {"value": value, **more}}
-
-    rows = [
-        row("a_patch4", 90.0, {}, tolerance=40.0),
-        row("b_patch16", 1.25, {"method.patch": 16}, tolerance=0.5, score="per_image_miou", deviation=0.2),
-        row("c_same", None, {}),
-        row("d_voc", 50.0, {"data": "datamodules.VOC21"}),
-    ]
-    table = {"name": "Table 1", "columns": [{"name": "squares | <b>"}], "rows": rows}
-    write_paper(folder, {"set": {"config": str(SQUARES)}, "tables": [table]})
+    rows = {
+        "a_patch4": row("a", 90.0, tolerance=40.0),
+        "b_patch16": row("b", 1.25, {"method.patch": 16}, tolerance=0.5, score="per_image_miou", deviation=0.2),
+        "c_same": row("c", None),
+        "d_voc": row("d", 50.0, {"data": "datamodules.VOC21"}),
+    }
+    table = {"title": "Table 1", "columns": {"squares": {"title": "squares | <b>"}}, "rows": rows}
+    content = {"title": "Squares", "set": {"config": str(SQUARES)}, "tables": {"t": table}}
+    (folder / "squares.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     return folder
 
 
-def write_paper(folder: Path, paper: dict[str, Any]) -> None:
-    """Write the paper file ``squares``."""
-    (folder / "squares.yaml").write_text(yaml.safe_dump(paper, sort_keys=False))
-
-
-def add_table(folder: Path, row: dict[str, Any]) -> None:
-    """Add a table of one row to the paper file ``squares``."""
-    paper = yaml.safe_load((folder / "squares.yaml").read_text())
-    paper["tables"].append({"name": "Table 9", "columns": [{"name": "squares"}], "rows": [row]})
-    write_paper(folder, paper)
+def edit(configs: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change the rows of the table."""
+    file = configs / "squares.yaml"
+    content = yaml.safe_load(file.read_text())
+    change(content["tables"]["t"]["rows"])
+    file.write_text(yaml.safe_dump(content, sort_keys=False))
 
 
 def test_measured_stands_beside_published(configs: Path, ovseg: Callable[..., Outcome], tmp_path: Path) -> None:
@@ -219,19 +243,17 @@ def test_measured_stands_beside_published(configs: Path, ovseg: Callable[..., Ou
     line = ["reproduce", "squares", "--configs", configs, "--run_dir", folder, "--data_root", tmp_path / "none"]
     done = ovseg(*line)
     assert done.code == 0, done.err
-    assert "did not run: d_voc: voc21: the folder" in done.out
-    # The two runs of three cells share a pass; the cell that lacks its data stops none of them.
-    assert done.out.count("these 2 runs in one pass over the data") == 1
+    assert "did not run: t/d_voc/squares: voc21: the folder" in done.out
     found = {each["row"]: each for each in json.loads((folder / "table.json").read_text())["found"]}
-    assert list(found) == ["a_patch4", "b_patch16", "c_same"]
+    assert list(found) == [f"t/{name}/squares" for name in ("a_patch4", "b_patch16", "c_same")]
     for each in found.values():
         results = json.loads((folder / each["run"] / "results.json").read_text())
         assert (each["miou"], each["per_image_miou"]) == (results["miou"], results["per_image_miou"])
         assert each["whole"]
         assert each["hardware"].startswith("cpu: ")
-    assert found["a_patch4"]["run"] == found["c_same"]["run"] != found["b_patch16"]["run"]
+    assert found["t/a_patch4/squares"]["run"] == found["t/c_same/squares"]["run"] != found["t/b_patch16/squares"]["run"]
     assert len(list(folder.glob("*/results.json"))) == 2
-    first, second, third = (found[name] for name in ("a_patch4", "b_patch16", "c_same"))
+    first, second, third = (found[f"t/{name}/squares"] for name in ("a_patch4", "b_patch16", "c_same"))
     assert first["difference"] == first["miou"] - 90
     assert first["within"] is True
     assert second["difference"] == pytest.approx(second["per_image_miou"] - 1.25)
@@ -239,7 +261,7 @@ def test_measured_stands_beside_published(configs: Path, ovseg: Callable[..., Ou
     assert second["within"] is False
     assert (third["difference"], third["within"]) == (None, None)
     rows = list(csv.reader((folder / "table.csv").open()))
-    assert tuple(rows[0]) == reproduction.HEADER
+    assert tuple(rows[0]) == COMPARISON
     measured = f"{second['per_image_miou']:.2f}"
     assert rows[2][1:5] == ["squares | <b>", "per-image mean IoU", "1.25 ± 0.2", measured]
     assert rows[2][6] == "no (±0.5)"
@@ -247,60 +269,45 @@ def test_measured_stands_beside_published(configs: Path, ovseg: Callable[..., Ou
     # Again, one row alone: nothing is predicted, and the table keeps the others.
     before = (folder / "table.json").read_bytes()
     seconds = {file: json.loads(file.read_text())["seconds"] for file in folder.glob("*/results.json")}
-    assert ovseg(*line[:1], "squares/b_patch16", *line[2:]).code == 0
+    assert ovseg(*line[:1], "squares/t/b_patch16", *line[2:]).code == 0
     assert (folder / "table.json").read_bytes() == before
     assert {file: json.loads(file.read_text())["seconds"] for file in folder.glob("*/results.json")} == seconds
 
 
-def test_cells_of_a_pass_that_fails_run_one_by_one(
-    configs: Path, ovseg: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    evaluate_group = passes.evaluate_group
-
-    def failing(built: Parser, parsed: list[Any]) -> Any:
-        if len(parsed) > 1:
-            raise ConfigurationError("one of them is wrong")
-        return evaluate_group(built, parsed)
-
-    monkeypatch.setattr(passes, "evaluate_group", failing)
-    done = ovseg("reproduce", "squares", "--configs", configs, "--run_dir", tmp_path / "out")
-    assert done.code == 0, done.err
-    found = json.loads((tmp_path / "out" / "table.json").read_text())["found"]
-    assert [each["row"] for each in found] == ["a_patch4", "b_patch16", "c_same"]
-
-
 def test_nothing_that_can_run_is_exit_code_2(configs: Path, ovseg: Callable[..., Outcome], tmp_path: Path) -> None:
-    failed = ovseg("reproduce", "squares/d_voc", "--configs", configs, "--run_dir", tmp_path / "out")
+    failed = ovseg("reproduce", "squares/t/d_voc", "--configs", configs, "--run_dir", tmp_path / "out")
     assert failed.code == 2
-    assert failed.out.splitlines()[1].startswith("did not run: d_voc: voc21: ")
+    assert failed.out.splitlines()[1].startswith("did not run: t/d_voc/squares: voc21: ")
 
 
 @pytest.mark.parametrize("given", ["--run_dir", "--rates"])
 def test_a_wrong_path_is_said(given: str, configs: Path, ovseg: Callable[..., Outcome], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     wrong = {"--run_dir": tmp_path / "file" / "below", "--rates": tmp_path / "none.json"}[given]
-    failed = ovseg("reproduce", "squares/a_patch4", "--configs", configs, given, wrong)
+    failed = ovseg("reproduce", "squares/t/a_patch4", "--configs", configs, given, wrong)
     assert failed.code == 2
     assert f"{given} {wrong} " in failed.err
 
 
 def test_what_is_quoted_is_printed_and_not_run(configs: Path, ovseg: Callable[..., Outcome], tmp_path: Path) -> None:
-    add_table(configs, {"id": "e_quoted", "name": "else", "quoted": True, "published": 12.5})
+    edit(configs, lambda rows: rows.update(e_quoted={**row("else", 12.5), "quoted": True}))
     folder = tmp_path / "out"
-    for what, rows in (("squares/e_quoted", ["e_quoted"]), ("squares/c_same", ["c_same", "e_quoted"])):
+    for what, rows in (("squares/t/e_quoted", ["e_quoted"]), ("squares/t/c_same", ["c_same", "e_quoted"])):
         done = ovseg("reproduce", what, "--configs", configs, "--run_dir", folder)
         assert done.code == 0, done.err
-        assert [each["row"] for each in json.loads((folder / "table.json").read_text())["found"]] == rows
+        assert [each["row"] for each in json.loads((folder / "table.json").read_text())["found"]] == [
+            f"t/{name}/squares" for name in rows
+        ]
     line = list(csv.reader((folder / "table.csv").open()))[2]
     assert (line[3], line[4], line[9]) == ("12.50", "-", "")
     dry = ovseg("reproduce", "squares", "--configs", configs, "--run_dir", folder, "--dry_run")
     assert dry.code == 0, dry.err
-    assert "given as published only: e_quoted\n" in dry.out
-    assert "of 4 cells can run here" in dry.out
-    add_table(configs, {"id": "f_quoted", "name": "else", "quoted": True, "published": {"valeu": 1}})
+    assert "given as published only: t/e_quoted/squares\n" in dry.out
+    assert "of 4 rows can run here" in dry.out
+    edit(configs, lambda rows: rows["e_quoted"].update(tabel=1))
     wrong = ovseg("reproduce", "squares", "--configs", configs, "--run_dir", folder)
     assert wrong.code == 2
-    assert "squares.yaml: cell 'f_quoted' has no setting 'valeu' (did you mean 'value'?)" in wrong.err
+    assert "squares.yaml: t/e_quoted: unknown setting 'tabel'" in wrong.err
 
 
 @pytest.mark.parametrize("columns", [None, "80"])
@@ -315,7 +322,7 @@ def test_tables_cut_nothing(
     monkeypatch.delenv("COLUMNS", raising=False)
     if columns is not None:
         monkeypatch.setenv("COLUMNS", columns)
-    line = ["reproduce", "squares/b_patch16", "--configs", configs, "--run_dir", tmp_path / "out"]
+    line = ["reproduce", "squares/t/b_patch16", "--configs", configs, "--run_dir", tmp_path / "out"]
     for done in (ovseg(*line), ovseg(*line, "--dry_run")):
         assert done.code == 0, done.err
         assert "…" not in done.out
@@ -325,7 +332,7 @@ def test_tables_cut_nothing(
 
 
 def test_a_part_of_the_pictures_is_no_verdict(configs: Path, ovseg: Callable[..., Outcome], tmp_path: Path) -> None:
-    line = ["reproduce", "squares/a_patch4", "--configs", configs, "--run_dir", tmp_path, "--data.limit", 2]
+    line = ["reproduce", "squares/t/a_patch4", "--configs", configs, "--run_dir", tmp_path, "--data.limit", 2]
     assert ovseg(*line).code == 0
     (found,) = json.loads((tmp_path / "table.json").read_text())["found"]
     assert (found["images"], found["whole"], found["within"]) == (2, False, None)
@@ -338,7 +345,7 @@ def test_two_ranks_find_the_same(configs: Path, ranks: Ranks, ovseg: Callable[..
     both = ranks.ovseg(2, *line, str(tmp_path / "two"))
     assert [each.code for each in both] == [0, 0], both[0].err + both[1].err
     # One rank alone speaks, also of a row that failed before the ranks met.
-    assert both[0].out.count("did not run: d_voc") == 1
+    assert both[0].out.count("did not run: t/d_voc/squares") == 1
     assert both[1].out == ""
     runs = {file.parent.name for file in (tmp_path / "one").glob("*/results.json")}
     assert runs == {file.parent.name for file in (tmp_path / "two").glob("*/results.json")}
@@ -347,85 +354,53 @@ def test_two_ranks_find_the_same(configs: Path, ranks: Ranks, ovseg: Callable[..
 
 
 def test_a_wrong_row_stops_all_before_the_first(configs: Path, ovseg: Callable[..., Outcome], tmp_path: Path) -> None:
-    add_table(configs, {"id": "e_wrong", "name": "wrong", "set": {"method.pach": 3}, "published": 1})
+    edit(configs, lambda rows: rows.update(e_wrong=row("e", 1.0, {"method.patchh": 3})))
     failed = ovseg("reproduce", "squares", "--configs", configs, "--run_dir", tmp_path / "out")
     assert failed.code == 2
-    assert "squares/e_wrong" in failed.err
+    assert "t/e_wrong/squares" in failed.err
     assert not (tmp_path / "out").exists()
-    add_table(configs, {"id": "f_wrong", "name": "wrong"})
-    assert "a row needs 'published'" in ovseg("reproduce", "squares", "--configs", configs).err
-    write_paper(configs, {"tables": [{"name": "x", "columns": [{"name": "y"}], "rows": [{"name": "z"}] * 2}]})
-    assert "squares.yaml: a row needs 'published'" in ovseg("reproduce", "squares", "--configs", configs).err
-
-
-def test_cells_have_names_of_their_own(configs: Path) -> None:
-    row = {"id": "a_patch4", "name": "again", "published": 1}
-    add_table(configs, row)
-    with pytest.raises(ConfigurationError, match="two of its cells have the name 'a_patch4'"):
-        papers.read_paper(configs / "squares.yaml")
-
-
-def test_special_settings_win_over_general_ones(configs: Path) -> None:
-    """Paper, table, column, row, cell; and flags come before those that refine them."""
-    columns = [{"id": "x", "name": "X", "set": {"method.a": "column", "method.c": "column"}}, {"id": "y", "name": "Y"}]
-    cell = {"value": 1, "set": {"method.d": "cell"}, "note": "Of the cell."}
-    given = {"x": cell, "y": None}
-    row = {"id": "r", "name": "R", "set": {"method.c": "row", "method.d": "row"}, "published": given, "note": "Of R."}
-    table = {
-        "id": "t",
-        "name": "T",
-        "set": {"method.a": "table", "method.b": "table"},
-        "columns": columns,
-        "rows": [row],
-    }
-    whole = {"set": {"method.b": "paper", "method": "m.M", "config": "x"}, "tolerance": 3, "tables": [table]}
-    write_paper(configs, whole)
-    first, second = papers.read_paper(configs / "squares.yaml")
-    assert (first.name, second.name) == ("t_r_x", "t_r_y")
-    assert first.settings == {"config": "x", "method": "m.M"} | {
-        f"method.{key}": value for key, value in {"a": "column", "b": "table", "c": "row", "d": "cell"}.items()
-    }
-    assert list(first.settings)[:2] == ["config", "method"]
-    assert (first.note, second.note) == ("Of R. Of the cell.", "Of R.")
-    assert second.published == Published("squares", "T", "R", "Y", None, tolerance=3)
-    row["published"] = {"z": 1}
-    write_paper(configs, whole)
-    with pytest.raises(ConfigurationError, match="row 'R': there is no column 'z'"):
-        papers.read_paper(configs / "squares.yaml")
+    edit(configs, lambda rows: rows["e_wrong"].pop("published"))
+    assert "needs 'published'" in ovseg("reproduce", "squares", "--configs", configs).err
 
 
 @pytest.mark.parametrize(
     ("wanted", "said"),
     [
         ("square", "no paper 'square' (did you mean 'squares'?)"),
-        ("squares/a_patch", "no cell 'a_patch' (did you mean 'a_patch4'?)"),
+        ("squares/t/a_patch", "no row 't/a_patch' (did you mean 't/a_patch4'?)"),
+        ("squares/s", "no table 's'"),
+        ("squares/t/a_patch4/square", "no cell 't/a_patch4/square' (did you mean 't/a_patch4/squares'?)"),
         ("squares/../../squares", "no cell '../../squares'"),
         ("../papers/squares", "no paper '..'"),
-        ("squares/", "no cell ''"),
+        ("squares/", "no table ''"),
         (".", "no paper '.'"),
     ],
 )
-def test_only_names_of_papers_and_cells_are_known(wanted: str, said: str, configs: Path) -> None:
+def test_only_names_in_the_file_are_cells(wanted: str, said: str, configs: Path) -> None:
+    def chosen() -> list[Cell]:
+        paper, slash, selection = wanted.partition("/")
+        return select(paper, selection if slash else None, read_paper(paper_file(paper, configs)))
+
     with pytest.raises(ConfigurationError) as error:
-        papers.resolve(wanted, configs)
+        chosen()
     assert said in str(error.value)
 
 
 def test_the_configs_of_the_checkout_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    assert set(papers.find_papers(papers.default_folder())) == {*PAPERS, "baselines", "miniature"}
+    assert set(papers(default_papers())) == {*PAPERS, "baselines", "miniature"}
     (tmp_path / "configs" / "papers").mkdir(parents=True)
     with pytest.raises(ConfigurationError, match="--configs"):
-        papers.find_papers(papers.default_folder())
+        papers(default_papers())
 
 
-def test_flags_that_change_no_integer_change_no_directory(parser: Parser) -> None:
-    (cell,) = papers.resolve("miniature/clip_diy", CONFIGS)
+def test_flags_that_change_no_integer_change_no_directory() -> None:
+    (cell,) = select("miniature", "readme/clip_diy", read_paper(CONFIGS / "miniature.yaml"))
 
     def name(*flags: str) -> str:
-        return run_name(parse_cell(parser, cell, list(flags), None, Path("runs")).parsed)
+        return run_name(parse(cell, *flags).parsed)
 
-    assert name() == name("--data.batch_size=3", "--trainer.devices=2", "--published.tolerance=2")
+    assert name() == name("--data.batch_size=3", "--trainer.devices=2")
     assert len({name(), name("--method.overlap=0.5"), name("--data.limit=9"), name("--protocol.stride=24")}) == 4
     assert name("--trainer.precision=bf16") != name()
 
@@ -452,13 +427,13 @@ def test_a_dry_run_names_what_is_missing_and_runs_nothing(
     assert said.code == 0, said.err
     assert not (tmp_path / "out").exists()
     assert f"missing data: voc21: the folder {tmp_path}/VOCdevkit/VOC2012/JPEGImages is missing" in said.out
-    assert "3 of 4 cells can run here: a_patch4, b_patch16, c_same" in said.out
+    assert "3 of 4 rows can run here: t/a_patch4/squares, t/b_patch16/squares, t/c_same/squares" in said.out
     # Five squares a row at an hour each; VOC's 1449 pictures are known without having them.
     assert "CPU-hours on slow, 1 thread" in said.out
     assert "GPU" not in said.out
-    assert f"about {3 * 5 + 1449}.00 for the images of 4 cells" in said.out
+    assert f"about {3 * 5 + 1449}.00 for the pictures of 4 rows" in said.out
     trees.voc(tmp_path)
-    assert "4 of 4 cells can run here" in ovseg(*line, "--data_root", tmp_path).out
+    assert "4 of 4 rows can run here" in ovseg(*line, "--data_root", tmp_path).out
 
 
 def test_needs_are_read_off_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -513,13 +488,13 @@ def test_hours_count_what_is_made_once_once() -> None:
         costs.Rate("m.M", "cpu: slow, 1 thread", 1, (), "last"),
     ]
     plans = [
-        costs.Workload("a", "m.M", 200, ("cat", "dog")),
-        costs.Workload("b", "m.M", 100, ("dog", "cow")),
-        costs.Workload("c", "m.M", None, ("hen",)),
-        costs.Workload("d", "m.Other", 5, ("cat",)),
+        costs.Plan("a", "m.M", 200, ("cat", "dog")),
+        costs.Plan("b", "m.M", 100, ("dog", "cow")),
+        costs.Plan("c", "m.M", None, ("hen",)),
+        costs.Plan("d", "m.Other", 5, ("cat",)),
     ]
     found = costs.estimate(plans, rates)
-    assert found.image_hours == {"a": 1.0, "b": 0.5}
+    assert found.pictures == {"a": 1.0, "b": 0.5}
     assert found.precompute == {"m.M": 3 + 2}
     assert found.used["m.M"].source == "new, everything was there"
     assert costs.unit("cuda: H200") == "GPU-hours on H200"
@@ -530,12 +505,12 @@ def test_a_run_is_a_rate_for_the_next_dry_run(
     configs: Path, ovseg: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "150")
-    line = ["reproduce", "squares/b_patch16", "--configs", configs, "--run_dir", tmp_path / "out"]
+    line = ["reproduce", "squares/t/b_patch16", "--configs", configs, "--run_dir", tmp_path / "out"]
     (tmp_path / "none.json").write_text(json.dumps({"hardware": "none", "rates": []}))
     rates = ["--rates", tmp_path / "none.json"]
     assert "no rate was measured for tinyseg.NearestColour" in ovseg(*line, *rates, "--dry_run").out
     assert ovseg(*line).code == 0
-    assert "an image by the run of b_patch16" in ovseg(*line, *rates, "--dry_run").out
+    assert "a picture by the run of t/b_patch16/squares" in ovseg(*line, *rates, "--dry_run").out
 
 
 def test_only_stages_made_whole_have_a_rate() -> None:
@@ -547,11 +522,19 @@ def test_only_stages_made_whole_have_a_rate() -> None:
 
 def test_a_table_is_read_as_it_was_written(tmp_path: Path) -> None:
     published = Published("p", "t", "r", "b", 50.0, 1.0, "per_image_miou", 0.2, 70.0)
-    one = CellResult("a", published, "run", 40.0, 49.5, 80.0, 10, True, None, "m.M", "cuda: X", 3.5, ({"name": "s"},))
-    reproduction.write(tmp_path, "p", [one])
-    assert reproduction.read(tmp_path) == {"a": one}
+    cell = Cell(Variant("r"), Variant("b"), "t/r/b", {}, published)
+    measured: dict[str, Any] = {"miou": 40.0, "per_image_miou": 49.5, "pixel_accuracy": 80.0, "images": 10}
+    one = CellResult(cell, "run", **measured, method="m.M", hardware="cuda: X", seconds=3.5, stages=({"name": "s"},))
+    write_comparison(tmp_path, "p", [one])
+    assert read_comparison(tmp_path, [cell]) == {"t/r/b": one}
     assert one.within is True
-    assert CellResult("a", published, miou=50.0, per_image_miou=51.1).within is False
+    assert CellResult(cell, miou=50.0, per_image_miou=51.1).within is False
     (tmp_path / "table.json").write_text("{}")
     with pytest.raises(ConfigurationError, match="--run_dir"):
-        reproduction.read(tmp_path)
+        read_comparison(tmp_path, [cell])
+
+
+def test_a_shared_pass_is_no_rate() -> None:
+    cell = Cell(Variant("r"), Variant("b"), "t/r/b", {})
+    alone = CellResult(cell, "run", images=10, method="m.M", hardware="cpu: x", seconds=5.0)
+    assert [rate.image for rate in costs.of_runs([alone, replace(alone, joint=True)])] == [0.5]

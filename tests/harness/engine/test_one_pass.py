@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from harness import ConfigurationError, RunError, Sample
-from harness.commands import passes
+from harness.commands import joint_evaluation
 from harness.commands.arguments import resolve_names
 from harness.commands.evaluate import evaluate_parsed, parser
-from harness.commands.passes import evaluate_in_passes, groups
+from harness.commands.joint_evaluation import evaluate_group, groups
 from harness.engine.evaluation import Evaluation
 from harness.results.records import Record, read_lines
 from methods import ClipDIY
@@ -98,7 +98,11 @@ def parsed(given: list[list[str]]) -> list[Any]:
 
 
 def together_in_order(*given: Any) -> list[Evaluation]:
-    return [evaluation for _, evaluation in sorted(evaluate_in_passes(*given), key=lambda pair: pair[0])]
+    built, parsed = given
+    done = {}
+    for group in groups(parsed):
+        done |= dict(zip(group, evaluate_group(built, [parsed[place] for place in group]), strict=True))
+    return [done[place] for place in sorted(done)]
 
 
 @pytest.fixture(scope="module")
@@ -327,7 +331,7 @@ def test_a_point_of_another_evaluation_is_named(own_squares: Path, tmp_path: Pat
         together_in_order(parser(), parsed(squares(tmp_path)))
 
 
-# Which points go together.
+# Which points go joint_evaluation.
 
 
 def test_points_that_read_other_pictures_or_labels_follow_in_passes_of_their_own(external: Path) -> None:
@@ -346,7 +350,7 @@ def test_points_that_read_other_pictures_or_labels_follow_in_passes_of_their_own
     ]
     found = groups(parsed([[*SIX, *kind] for kind in kinds]))
     assert found == [[0, 2, 3, 10], [1, 5], [4], [6], [7], [8], [9]]
-    assert groups(parsed([SIX] * 5), most=2) == [[0, 1], [2, 3], [4]]
+    assert groups(parsed([SIX] * 5), max_points=2) == [[0, 1], [2, 3], [4]]
 
 
 def test_a_method_with_hooks_of_lightning_stays_alone(external: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -362,7 +366,7 @@ def test_every_field_of_a_protocol_is_said_to_matter_or_not() -> None:
     from harness import Protocol
 
     reading = {"resize", "size", "interpolation", "class_names", "ignore_label", "labels", "label_size"}
-    assert {field.name for field in fields(Protocol)} == reading | passes.AFTER_READING
+    assert {field.name for field in fields(Protocol)} == reading | joint_evaluation.AFTER_READING
 
 
 def test_what_a_constructor_refuses_is_one_sentence(tmp_path: Path, store: Path) -> None:

@@ -5,7 +5,7 @@ import sys
 
 from harness import OvsegError
 from harness.commands.evaluate import parser
-from harness.commands.passes import evaluate_in_passes
+from harness.commands.joint_evaluation import evaluate_group, groups
 from harness.system import distributed
 
 if __name__ == "__main__":
@@ -13,7 +13,11 @@ if __name__ == "__main__":
     built = parser()
     parsed = [built.parse_args(arguments) for arguments in json.loads(sys.argv[1])]
     try:
-        evaluations = [evaluation for _, evaluation in evaluate_in_passes(built, parsed)]
+        evaluations = [
+            evaluation
+            for group in groups(parsed)
+            for evaluation in evaluate_group(built, [parsed[place] for place in group])
+        ]
         print(json.dumps([str(evaluation.directory.path) for evaluation in evaluations]))
     except OvsegError as error:
         print(error, file=sys.stderr)

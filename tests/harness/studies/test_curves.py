@@ -11,8 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from harness.studies.curves import curve_parameter, labels, plotted
-from harness.studies.study import MIOU, Point, PointResult, Search, Study, read_sweep
+from harness.studies.study import CellResult, Study, Variant
 from harness.studies.suggestions import Space, Suggestion, drawn, parameter
+from harness.studies.sweeps import Search, read_sweep
 from tests.running import REPOSITORY
 
 FILES = sorted((REPOSITORY / "configs" / "sweeps").glob("*.yaml"))
@@ -21,8 +22,8 @@ TITLE = "costs $5, not $6"
 
 def grid(parameters: dict[str, Any]) -> Study:
     space = Space(tuple(parameter(name, entry) for name, entry in parameters.items()))
-    rows = tuple(Point(str(flags), flags) for flags in space.grid())
-    values = {name: [row.flags[name] for row in rows] for name in space.swept()}
+    rows = tuple(Variant(str(flags), flags) for flags in space.grid())
+    values = {name: [row.overrides[name] for row in rows] for name in space.swept()}
     return Study(TITLE, (), rows, parameters=values, space=space)
 
 
@@ -35,8 +36,8 @@ def searched(space: Space, count: int) -> Study:
 
 def figure(study: Study) -> Figure:
     """As it is written, with a score for every point."""
-    results = [PointResult(row, MIOU, None, Path(), 50.0 + number) for number, row in enumerate(study.rows)]
-    made = plotted(study, results)
+    outcomes = [CellResult(study.cell(row), miou=50.0 + number) for number, row in enumerate(study.rows)]
+    made = plotted(study, outcomes)
     made.canvas.draw()
     return made
 

@@ -11,8 +11,10 @@ import pytest
 import yaml
 
 from harness import ConfigurationError
-from harness.studies.study import Point, Study, body, folder_of, header, read_sweep, read_table
-from harness.studies.study import PointResult as Found
+from harness.studies.readers import read_table
+from harness.studies.study import Cell, CellResult, Study, Variant
+from harness.studies.sweeps import read_sweep
+from harness.studies.tables import body, header
 from tests.running import SQUARES, Outcome, Ranks
 
 ROWS = [
@@ -149,8 +151,10 @@ def test_what_is_wrong_with_a_sweep_is_said(changes: dict[str, object], said: st
 def test_a_sweep_is_the_product_of_its_values(tmp_path: Path) -> None:
     parameters = {"a.b": {"values": [1, 2]}, "c": {"values": ["x", "y"]}, "d": {"value": 5}}
     study = read_sweep(sweep_file(tmp_path, parameters=parameters))
-    assert [dict(row.flags) for row in study.rows] == [{"a.b": a, "c": c, "d": 5} for a in (1, 2) for c in ("x", "y")]
-    assert study.rows[0].arguments() == ["--a.b=1", "--c=x", "--d=5"]
+    assert [dict(row.overrides) for row in study.rows] == [
+        {"a.b": a, "c": c, "d": 5} for a in (1, 2) for c in ("x", "y")
+    ]
+    assert study.cells()[0].arguments == ["--a.b=1", "--c=x", "--d=5"]
     assert study.arguments == ("--config", str(SQUARES))
     assert dict(study.parameters) == {"a.b": [1, 2], "c": ["x", "y"]}
 
@@ -170,7 +174,7 @@ def test_a_random_sweep_is_known_in_advance(ovseg: Callable[..., Outcome], tmp_p
     assert done.code == 0, done.err
     study = read_sweep(file, seed=5)
     assert isinstance(study, Study)
-    assert patches(tmp_path / "out") == [row.flags["method.patch"] for row in study.rows]
+    assert patches(tmp_path / "out") == [row.overrides["method.patch"] for row in study.rows]
     assert "best mIoU" in done.out
     assert cv2.imread(str(tmp_path / "out" / "curves.png")).shape[0] > 300
     more = read_sweep(file, count=6, seed=5)
@@ -250,17 +254,16 @@ def test_every_first_point_is_checked_before_a_search(ovseg: Callable[..., Outco
 
 
 def test_run_directories_differ_and_hold_no_name_of_a_user() -> None:
-    rows = [Point("../../a"), Point("../../a", {"x": 1}), Point("ä"), Point("/")]
-    names = [folder_of(row, column) for row in rows for column in (Point("m"), Point("n"))]
+    rows = [Variant("../../a"), Variant("../../a", {"x": 1}), Variant("ä"), Variant("/")]
+    names = [Cell(row, column, "", {}).folder for row in rows for column in (Variant("m"), Variant("n"))]
     assert len(set(names)) == len(names)
     assert all(set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-") for name in names)
 
 
 def test_differences_are_between_the_rounded_scores() -> None:
-    study = Study("t", (), (Point("a"), Point("b"), Point("c")))
-    (column,) = study.columns
+    study = Study("t", (), (Variant("a"), Variant("b"), Variant("c")))
     scores = {"a": 50.04, "b": 49.96, "c": None}
-    outcomes = [Found(row, column, scores[row.name], Path()) for row in study.rows]
+    outcomes = [CellResult(study.cell(row), miou=scores[row.name]) for row in study.rows]
     assert header(study) == ["", "mIoU", "Δ"]
     assert body(study, outcomes) == [["a", "50.0", ""], ["b", "50.0", "+0.0"], ["c", "-", ""]]
     assert len(body(study, outcomes[:1])) == 1

@@ -11,15 +11,18 @@ import yaml
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
 from harness.commands.evaluate import parser
-from harness.studies.study import Point, read_sweep
+from harness.studies.study import Cell
+from harness.studies.sweeps import read_sweep
 from tests.running import REPOSITORY
 
 FILES = sorted((REPOSITORY / "configs" / "sweeps").glob("*.yaml"))
 
 
-def agents_line(content: dict[str, Any], point: Point) -> list[str]:
-    """The command that W&B's agent starts for a point, by its own code."""
-    args = create_sweep_command_args({"args": {name: {"value": value} for name, value in point.flags.items()}})["args"]
+def agents_line(content: dict[str, Any], cell: Cell) -> list[str]:
+    """The command that W&B's agent starts for a cell, by its own code."""
+    args = create_sweep_command_args({"args": {name: {"value": value} for name, value in cell.overrides.items()}})[
+        "args"
+    ]
     return [word for each in create_sweep_command(list(content["command"])) for word in _words(each, args)]
 
 
@@ -32,20 +35,20 @@ def test_the_agents_command_means_what_ours_does(file: Path, monkeypatch: pytest
     monkeypatch.chdir(REPOSITORY)
     content = yaml.safe_load(file.read_text())
     work = read_sweep(file)
-    rows = [row for row, _ in work.points()]
+    rows = work.cells()
     built = parser()
     for row in {row.name: row for row in (rows[0], rows[-1])}.values():
         line = agents_line(content, row)
         assert line[: line.index("evaluate")] == ["./launch.sh", "--"]
         theirs = built.parse_args(line[line.index("evaluate") + 1 :])
-        ours = built.parse_args([*work.arguments, *row.arguments()])
+        ours = built.parse_args([*work.arguments, *row.arguments])
         assert built.dump(theirs) == built.dump(ours)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_a_command_is_one_complete_launch(file: Path) -> None:
     content = yaml.safe_load(file.read_text())
-    row = read_sweep(file).points()[-1][0]
+    row = read_sweep(file).cells()[-1]
     line = agents_line(content, row)
     dry = [line[0], "--devices", "2", "--dry-run", *line[1:]]
     done = subprocess.run(
@@ -59,7 +62,7 @@ def test_a_command_is_one_complete_launch(file: Path) -> None:
 
 
 def test_the_grid_of_one_pass_has_27_points() -> None:
-    assert len(read_sweep(REPOSITORY / "configs" / "sweeps" / "fossil_grid_miniature.yaml").points()) == 27
+    assert len(read_sweep(REPOSITORY / "configs" / "sweeps" / "fossil_grid_miniature.yaml").cells()) == 27
 
 
 @pytest.mark.parametrize(
@@ -73,9 +76,9 @@ def test_off_means_off(file: str, swept: set[str], monkeypatch: pytest.MonkeyPat
     # W&B's agent would write YAML's null as "None", which is a word.
     monkeypatch.chdir(REPOSITORY)
     work = read_sweep(REPOSITORY / "configs" / "sweeps" / f"{file}.yaml")
-    row = work.points()[0][0]
-    assert set(row.flags) == swept
-    off = [name for name, value in row.flags.items() if value == "null"]
+    row = work.cells()[0]
+    assert set(row.overrides) == swept
+    off = [name for name, value in row.overrides.items() if value == "null"]
     assert off
-    parsed = parser().parse_args([*work.arguments, *row.arguments()])
+    parsed = parser().parse_args([*work.arguments, *row.arguments])
     assert [parsed[name.replace("method.", "method.init_args.")] for name in off] == [None] * len(off)

@@ -13,7 +13,8 @@ from harness import ArtifactStore, ConfigurationError, OvsegError, Protocol, Sam
 from harness.artifacts.precompute import precompute
 from harness.commands.evaluate import parser
 from harness.method.windows import Box
-from harness.studies import papers
+from harness.studies.readers import read_paper, select
+from harness.studies.study import arguments_of
 from methods.backbones import DenseFeatures, DiffusersTextToImage, HubViT, OpenCLIP
 from methods.fossil.captions import Captions
 from methods.fossil.clustering import KMeans
@@ -380,10 +381,12 @@ def test_bad_settings_are_named(settings: dict[str, Any], word: str) -> None:
         ("cityscapes", (95, 30, 0.55)),
     ],
 )
-def test_table_3_is_a_cell_each(name: str, numbers: tuple[int, int, float]) -> None:
+def test_table_3_is_a_column_each(name: str, numbers: tuple[int, int, float]) -> None:
     built = parser()
-    (cell,) = papers.resolve(f"fossil/table1_{name}", papers.default_folder())
-    method = built.instantiate(built.parse_args([*cell.arguments(), "--data=configs/data/miniature.yaml"])).method
+    (cell,) = select("fossil", f"table1/fossil/{name}", read_paper(Path("configs/papers/fossil.yaml")))
+    own = arguments_of(cell.column.overrides | {"data": "configs/data/miniature.yaml"})
+    parsed = built.parse_args(["--config", "configs/experiments/fossil_miniature.yaml", *own])
+    method = built.instantiate(parsed).method
     assert (method.num_references, method.num_prototypes, method.gamma) == numbers
 
 

@@ -2,7 +2,7 @@
 
 import json
 import pkgutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -11,20 +11,20 @@ from lightning.pytorch import seed_everything
 from lightning.pytorch.core.hooks import DataHooks, ModelHooks
 
 from harness.artifacts.store import ArtifactStore
-from harness.commands.arguments import Parser, instantiate, make_trainer, plain
-from harness.commands.evaluate import evaluate_parsed, make_result_images
-from harness.commands.planned import lacks_requirements
+from harness.commands.arguments import Parser, instantiate, make_trainer, plain, resolve_names
+from harness.commands.evaluate import evaluate_parsed, make_result_images, parser
 from harness.engine.evaluation import Evaluation
 from harness.engine.one_pass import PassEntry, evaluate_in_one_pass
 from harness.engine.progress import EvaluationProgress
 from harness.engine.wandb_report import report, wanted
 from harness.method.method import SegmentationMethod
 from harness.method.part import SharedParts
-from harness.system.errors import OvsegError
+from harness.studies.study import Cell
+from harness.system.errors import ConfigurationError
 
-# Points of one pass at most: each holds its bank and, for an image, its scores and its label map.
+# Points of one pass at most: each holds its bank and, for a picture, its scores and its label map.
 MAX_POINTS = 32
-# Fields of a protocol that change nothing about how images and labels are read.
+# Fields of a protocol that change nothing about how pictures and labels are read.
 AFTER_READING = {
     "name",
     "version",
@@ -40,12 +40,12 @@ AFTER_READING = {
 }
 
 
-def groups(parsed: Sequence[Namespace], most: int = MAX_POINTS) -> list[list[int]]:
-    """Which points can share a pass: the same class of method, data, reading of images, trainer, seed and store.
+def groups(parsed: Sequence[Namespace], max_points: int = MAX_POINTS) -> list[list[int]]:
+    """Which points can share a pass: the same class of method, data, reading of pictures, trainer, seed and store.
 
     Args:
         parsed: Arguments of ``ovseg evaluate``, per point.
-        most: Points of one pass.
+        max_points: Points of one pass.
 
     Returns:
         Places in ``parsed``, each once; groups in the order of their first points.
@@ -54,7 +54,7 @@ def groups(parsed: Sequence[Namespace], most: int = MAX_POINTS) -> list[list[int
     order: list[list[int]] = []
     for place, one in enumerate(parsed):
         alike = found.setdefault(_shared_settings(one, place), [])
-        if not alike or len(alike[-1]) >= most:
+        if not alike or len(alike[-1]) >= max_points:
             alike.append([])
             order.append(alike[-1])
         alike[-1].append(place)
@@ -75,69 +75,47 @@ def _sharable(class_path: str) -> bool:
     return all(getattr(cls, name) is getattr(SegmentationMethod, name) for name in hooks)
 
 
-def evaluate_in_passes(
-    built: Parser,
-    parsed: Sequence[Namespace],
-    most: int = MAX_POINTS,
-    announce: Callable[[list[int]], None] = lambda group: None,
-) -> Iterator[tuple[int, Evaluation]]:
-    """Evaluate several points; those that can share a pass over the data do, the others follow each other.
+class JointEvaluator:
+    """Parses cells as ``ovseg evaluate`` would, and evaluates those that can share a pass in one.
 
     Args:
-        built: The parser of ``ovseg evaluate``.
-        parsed: What it parsed, per point.
-        most: Points of one pass.
-        announce: Is told the points of each pass, by their places in ``parsed``, before it begins.
-
-    Yields:
-        A point's place in ``parsed``, and its finished evaluation.
-
-    Raises:
-        OvsegError: Something that the user can mend; one sentence.
+        arguments: Of the study, before a cell's own.
+        rest: Given to the command, after a cell's own.
+        place: Completes the parsed settings of a cell: at least its run directory.
     """
-    for group in groups(parsed, most):
-        announce(group)
-        yield from zip(group, evaluate_group(built, [parsed[place] for place in group]), strict=True)
 
+    def __init__(self, arguments: Sequence[str], rest: Sequence[str], place: Callable[[Cell, Namespace], None]) -> None:
+        self.parser = parser()
+        self._arguments, self._rest, self._place = arguments, rest, place
 
-def evaluate_independently(
-    built: Parser,
-    parsed: Sequence[Namespace],
-    most: int = MAX_POINTS,
-    announce: Callable[[list[int]], None] = lambda group: None,
-) -> Iterator[tuple[int, Evaluation | OvsegError]]:
-    """Evaluate several points in shared passes; one that fails does not stop the others.
+    def parse(self, cell: Cell) -> Namespace:
+        """The settings of a cell, with its run directory.
 
-    A point that lacks a model or a file is evaluated alone, for the sentence that says so. Where a shared pass fails,
-    its points are evaluated one by one.
-
-    Args:
-        built: The parser of ``ovseg evaluate``.
-        parsed: What it parsed, per point.
-        most: Points of one pass.
-        announce: Is told the points of each pass, by their places in ``parsed``, before it begins.
-
-    Yields:
-        A point's place in ``parsed``, and its finished evaluation or its error.
-    """
-    lacking = [place for place, one in enumerate(parsed) if lacks_requirements(one)]
-    ready = [place for place in range(len(parsed)) if place not in lacking]
-    shared = [[ready[place] for place in group] for group in groups([parsed[place] for place in ready], most)]
-    for group in sorted([*shared, *([place] for place in lacking)]):
-        announce(group)
+        Raises:
+            ConfigurationError: They are wrong; the message names the row, or a paper's cell.
+        """
+        arguments = [*self._arguments, *cell.arguments, *self._rest]
         try:
-            evaluations = evaluate_group(built, [parsed[place] for place in group])
-        except OvsegError as error:
-            if len(group) == 1:
-                yield group[0], error
-                continue
-            for place in group:
-                try:
-                    yield place, evaluate_parsed(built, parsed[place], quiet=True)
-                except OvsegError as alone:
-                    yield place, alone
-        else:
-            yield from zip(group, evaluations, strict=True)
+            parsed = self.parser.parse_args(resolve_names(arguments))
+            if parsed.seeds is not None:
+                raise ConfigurationError("--seeds is not for studies; make the seed a row, a column or a parameter")
+        except ConfigurationError as error:
+            name = cell.row.name if cell.published is None else cell.name
+            raise ConfigurationError(f"'{name}': {error}") from error
+        self._place(cell, parsed)
+        return parsed
+
+    def groups(self, parsed: Sequence[Namespace]) -> list[list[int]]:
+        """Which parsed cells can share a pass, by their places."""
+        return groups(parsed)
+
+    def evaluate(self, parsed: Sequence[Namespace]) -> list[Evaluation]:
+        """Evaluate the cells of one group.
+
+        Raises:
+            OvsegError: One of them cannot be evaluated.
+        """
+        return evaluate_group(self.parser, parsed)
 
 
 def evaluate_group(built: Parser, parsed: Sequence[Namespace]) -> list[Evaluation]:

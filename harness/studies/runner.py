@@ -1,0 +1,235 @@
+"""Evaluating the cells of a study, those that can share a pass over the data in one pass."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from jsonargparse import Namespace
+
+from harness.engine.evaluation import Evaluation
+from harness.results.run_directory import RESULTS, differences
+from harness.studies.study import METRICS, Cell, CellResult, Study
+from harness.studies.suggestions import Suggestion
+from harness.studies.sweeps import Search
+from harness.studies.tables import write_study
+from harness.system import atomic, distributed
+from harness.system.errors import OvsegError, RunError
+
+SCHEMA = 1
+SUGGESTIONS = "suggestions.json"
+
+
+class Evaluator(Protocol):
+    """What a runner needs of ``ovseg evaluate``."""
+
+    def parse(self, cell: Cell) -> Namespace:
+        """The settings of a cell, with its run directory.
+
+        Raises:
+            ConfigurationError: They are wrong; the message names the cell.
+        """
+
+    def groups(self, parsed: Sequence[Namespace]) -> list[list[int]]:
+        """Which parsed cells can share a pass, by their places."""
+
+    def evaluate(self, parsed: Sequence[Namespace]) -> list[Evaluation]:
+        """Evaluate the cells of one group; those that are finished are only read.
+
+        Raises:
+            OvsegError: One of them cannot be evaluated.
+        """
+
+
+class Evaluated(NamedTuple):
+    """What became of a cell.
+
+    Attributes:
+        place: Its place among the cells.
+        evaluation: Its evaluation; None when it failed.
+        error: Why it failed, in one sentence; None when it did not.
+        joint: Its pass was shared, so that its seconds are a share of the pass's.
+    """
+
+    place: int
+    evaluation: Evaluation | None
+    error: str | None = None
+    joint: bool = False
+
+
+class Runner:
+    """Evaluates cells in one folder, each in a run directory of its own.
+
+    Args:
+        evaluator: Parses and evaluates.
+        folder: Of all runs and of the table.
+    """
+
+    def __init__(self, evaluator: Evaluator, folder: Path) -> None:
+        self.folder = folder
+        self._evaluator = evaluator
+
+    def study(self, study: Study) -> list[CellResult]:
+        """Evaluate all cells, which are known in advance; rank 0 writes the table after each.
+
+        Raises:
+            ConfigurationError: A cell's settings are wrong; nothing has run then.
+        """
+        cells = study.cells()
+        parsed = [self._evaluator.parse(cell) for cell in cells]
+        results: dict[int, CellResult] = {}
+        for done in self.evaluate(parsed, [cell.name for cell in cells]):
+            results[done.place] = result_of(cells[done.place], done)
+            if distributed.rank() == 0:
+                write_study(self.folder, study, [results[place] for place in sorted(results)])
+        return [results[place] for place in sorted(results)]
+
+    def evaluate(
+        self,
+        parsed: Sequence[Namespace],
+        names: Sequence[str],
+        first: int = 0,
+        total: int | None = None,
+        keep_going: bool = False,
+    ) -> Iterator[Evaluated]:
+        """Evaluate parsed cells, those that can share a pass over the data in one pass.
+
+        Args:
+            parsed: What the evaluator parsed.
+            names: What to call them.
+            first: How many cells of the study came before these.
+            total: How many cells there may be in all (default: these).
+            keep_going: Report a cell that fails and evaluate the others. When a shared pass fails, its cells are
+                evaluated one by one, so that only those fail that lack something.
+
+        Yields:
+            What became of each cell.
+
+        Raises:
+            OvsegError: A cell failed, unless ``keep_going``.
+        """
+        total = total or first + len(parsed)
+        for group in self._evaluator.groups(parsed):
+            joint = _announce(parsed, names, group, first, total) > 1
+            try:
+                evaluations = self._evaluator.evaluate([parsed[place] for place in group])
+            except OvsegError as error:
+                if not keep_going:
+                    raise
+                if len(group) == 1:
+                    yield Evaluated(group[0], None, str(error))
+                else:
+                    yield from (self._evaluate_alone(parsed[place], place) for place in group)
+                continue
+            for place, evaluation in zip(group, evaluations, strict=True):
+                yield Evaluated(place, evaluation, joint=joint)
+
+    def _evaluate_alone(self, parsed: Namespace, place: int) -> Evaluated:
+        try:
+            return Evaluated(place, self._evaluator.evaluate([parsed])[0])
+        except OvsegError as error:
+            return Evaluated(place, None, str(error))
+
+    def search(self, search: Search) -> tuple[Study, list[CellResult]]:
+        """Evaluate cells of which each depends on the scores of the earlier ones.
+
+        Rank 0 suggests, and keeps every suggestion before it is tried, so that a restart repeats none of it.
+
+        Raises:
+            ConfigurationError: The settings of one of the first cells are wrong; nothing has run then.
+            RunError: The folder belongs to another sweep.
+        """
+        for cell in search.cells():
+            self._evaluator.parse(cell)
+        kept = self._kept(search)
+        tried: list[Suggestion] = []
+        results: list[CellResult] = []
+        while len(tried) < search.count:
+            scores = [result.score(search.metric) for result in results]
+            suggestion = self._next(search, kept, list(zip(tried, scores, strict=True)))
+            if suggestion is None:
+                break
+            tried.append(suggestion)
+            study = search.study(tried)
+            cell = study.cells()[-1]
+            parsed = self._evaluator.parse(cell)
+            (done,) = self.evaluate([parsed], [cell.name], len(results), search.num_cells)
+            results.append(result_of(cell, done))
+            if distributed.rank() == 0:
+                write_study(self.folder, study, results)
+        return search.study(tried), results
+
+    def _next(
+        self, search: Search, kept: list[Suggestion], found: list[tuple[Suggestion, float | None]]
+    ) -> Suggestion | None:
+        """The next point, the same on every rank."""
+        number, suggestion = len(found), None
+        # Before the first evaluation there is no process group; the first points depend on nothing but the file.
+        if distributed.rank() == 0:
+            suggestion = kept[number] if number < len(kept) else search.suggest(found)
+            if suggestion is not None and number >= len(kept) and distributed.is_main_process():
+                kept.append(suggestion)
+                self._keep(search, kept)
+        agreed = distributed.broadcast(None if suggestion is None else [suggestion.flags, suggestion.places])
+        return None if agreed is None else Suggestion(*agreed)
+
+    def _kept(self, search: Search) -> list[Suggestion]:
+        """The suggestions of an earlier start of the same sweep.
+
+        Raises:
+            RunError: The folder's are of another sweep, or corrupt.
+        """
+        file = self.folder / SUGGESTIONS
+        if not file.exists():
+            return []
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            known, kept = content["sweep"], [Suggestion(**each) for each in content["suggestions"]]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{file} is damaged ({error}); give another --run_dir") from error
+        if changed := differences(known, search.identity):
+            raise RunError(f"{self.folder} belongs to another sweep: {'; '.join(changed)}; give another --run_dir")
+        return kept
+
+    def _keep(self, search: Search, kept: Sequence[Suggestion]) -> None:
+        entries = [{"flags": dict(each.flags), "places": dict(each.places)} for each in kept]
+        atomic.write_json(
+            self.folder / SUGGESTIONS, {"schema": SCHEMA, "sweep": search.identity, "suggestions": entries}
+        )
+
+
+def result_of(cell: Cell, done: Evaluated, **others: Any) -> CellResult:
+    """The result of a cell that was evaluated or failed; ``others`` are further attributes of it."""
+    if done.evaluation is None:
+        return CellResult(cell, why=done.error, **others)
+    evaluation, results = done.evaluation, done.evaluation.results or {}
+    scores: dict[str, Any] = {metric: results.get(metric) for metric in METRICS}
+    return CellResult(
+        cell,
+        run=evaluation.directory.path.name,
+        **scores,
+        images=results.get("num_images", 0),
+        whole=not results.get("skipped") and len(evaluation.data.ids) == len(evaluation.data.all_ids()),
+        seconds=results.get("seconds", 0.0),
+        joint=done.joint,
+        **others,
+    )
+
+
+def _announce(parsed: Sequence[Namespace], names: Sequence[str], group: Sequence[int], first: int, total: int) -> int:
+    """Print the cells of a pass; how many of them are not finished."""
+    finished = [_finished(parsed[place].run_dir) for place in group]
+    if distributed.is_main_process():
+        for place, known in zip(group, finished, strict=True):
+            print(f"{first + place + 1} of {total}: {names[place]}" + " (finished)" * known, flush=True)
+        if finished.count(False) > 1:
+            print(f"these {finished.count(False)} in one pass over the data", flush=True)
+    return finished.count(False)
+
+
+def _finished(directory: Path) -> bool:
+    """Whether an earlier start finished the run, so that it is only read."""
+    try:
+        return bool(json.loads((directory / RESULTS).read_text(encoding="utf-8"))["status"] == "complete")
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
