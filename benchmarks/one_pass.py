@@ -4,7 +4,7 @@
 
 Both are whole processes on Miniature's validation scenes, started one after the other, from the first import to the
 last result; the reference collection is made before, if the store lacks it. Regions are OpenCut's, as in the paper;
-without them (``--regions null``) a picture costs so little that starting and stitching weigh more. Ends with an error
+without them (``--regions null``) an image costs so little that starting and stitching weigh more. Ends with an error
 if a point of the grid counted other pixels than its own run, or if the grid took more than 1.6 times as long.
 """
 

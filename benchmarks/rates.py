@@ -1,7 +1,7 @@
-"""Seconds per picture, and per item of precompute, of every method: full-size architectures with random weights.
+"""Seconds per image, and per item of precompute, of every method: full-size architectures with random weights.
 
 Runs on the GPU if there is one, else on one thread, and writes ``benchmarks/rates.json``, from which ``ovseg reproduce
---dry_run`` estimates hours. What is left small is said in the file: two classes; few pictures an item, multiplied; and,
+--dry_run`` estimates hours. What is left small is said in the file: two classes; few images an item, multiplied; and,
 without a GPU, few denoising steps, a further one costing what the second did.
 
 Usage: ``OMP_NUM_THREADS=1 python benchmarks/rates.py [--only clip_diy ovdiff] [--out benchmarks/rates.json]``
@@ -52,7 +52,7 @@ from methods.support import RuleNouns
 from miniature.train_blip import build_processor
 from miniature.training import WEIGHTS
 
-# Captions of COCO's training pictures of 2017, five a picture and some more.
+# Captions of COCO's training images of 2017, five an image and some more.
 CAPTIONS = 591_753
 NAMES = ("cat", "boat")
 VITS = {
@@ -79,7 +79,7 @@ class Case:
         experiment: Its cell of a paper, ``PAPER/TABLE/ROW/COLUMN``.
         tiny: The file of the same with Miniature's models.
         flags: Settings that make its precompute small.
-        pictures: How many pictures an item of precompute has in the experiment; 0 without precompute.
+        images: How many images an item of precompute has in the experiment; 0 without precompute.
         items: How many items there are for all vocabularies; 0 where there is one for every class.
         note: What else differs from the experiment.
     """
@@ -105,7 +105,7 @@ CASES = {
     "fossil": Case(
         "fossil/table1/fossil/ade20k",
         f"{FOLDER}/fossil_miniature.yaml",
-        ("--method.num_references=2", "--method.num_prototypes=1", "--method.collection.keep_pictures=false"),
+        ("--method.num_references=2", "--method.num_prototypes=1", "--method.collection.keep_images=false"),
         pictures=64,
         items=math.ceil(CAPTIONS / 64),
     ),
@@ -235,7 +235,7 @@ def simplify(method: SegmentationMethod, folder: Path, pictures: int) -> None:
 
 
 def painting(generator: nn.Module, extrapolate: bool) -> float:
-    """Seconds that the generator takes for a picture in all its steps, with attribution where it is asked for."""
+    """Seconds that the generator takes for an image in all its steps, with attribution where it is asked for."""
     steps = generator.steps
     taken = {}
     for count in (1, 2) if extrapolate and steps > 2 else (steps,):
@@ -270,7 +270,7 @@ def measure(case: Case, tiny: bool, pictures: int, extrapolate: bool) -> dict[st
 
 
 def precomputed(method: SegmentationMethod, case: Case, pictures: int, extrapolate: bool) -> list[dict[str, Any]]:
-    """The rates of the stages; the first of them paints, and its painting is measured on its own."""
+    """The rates of the stages; the first of them generates, and its generation is measured on its own."""
     whole = painting(method.generator, extrapolate)
     steps, method.generator.steps = method.generator.steps, 1
     painted, generate = [], method.generator.generate
@@ -295,7 +295,7 @@ def precomputed(method: SegmentationMethod, case: Case, pictures: int, extrapola
 
 
 def picture(protocol: Protocol) -> torch.Tensor:
-    """[3, h, w] uint8: a landscape picture of PASCAL VOC's usual size after the protocol's resize, smooth."""
+    """[3, h, w] uint8: a landscape image of PASCAL VOC's usual size after the protocol's resize, smooth."""
     random = torch.Generator().manual_seed(0)
     coarse = torch.rand(3, 8, 8, generator=random)
     size = list(protocol.resized_size(375, 500))

@@ -22,9 +22,9 @@ from harness.method.part import SharedParts
 from harness.studies.study import Cell
 from harness.system.errors import ConfigurationError
 
-# Points of one pass at most: each holds its bank and, for a picture, its scores and its label map.
+# Points of one pass at most: each holds its bank and, for an image, its scores and its label map.
 MAX_POINTS = 32
-# Fields of a protocol that change nothing about how pictures and labels are read.
+# Fields of a protocol that change nothing about how images and labels are read.
 AFTER_READING = {
     "name",
     "version",
@@ -41,7 +41,7 @@ AFTER_READING = {
 
 
 def groups(parsed: Sequence[Namespace], max_points: int = MAX_POINTS) -> list[list[int]]:
-    """Which points can share a pass: the same class of method, data, reading of pictures, trainer, seed and store.
+    """Which points can share a pass: the same class of method, data, reading of images, trainer, seed and store.
 
     Args:
         parsed: Arguments of ``ovseg evaluate``, per point.

@@ -46,7 +46,7 @@ class DataSummary(NamedTuple):
 
     Attributes:
         name: The benchmark's.
-        images: How many pictures; None when nobody says.
+        images: How many images; None if unknown.
         classes: The foreground's names.
         missing: Why it cannot be read, a sentence; None if it can.
     """
@@ -58,7 +58,7 @@ class DataSummary(NamedTuple):
 
 
 def check_data(parsed: Namespace) -> DataSummary:
-    """Make the data module, which reads no picture, and read the first one."""
+    """Make the data module, which reads no image, and read the first one."""
     found = class_of(parsed.data.class_path)
     class_names = parsed.protocol.class_names
     try:
@@ -124,7 +124,7 @@ def print_plan(cells: Sequence[Cell], parsed: Mapping[str, Namespace], rates: Se
         for cell in running
     ]
     hours = costs.estimate(plans, rates)
-    lines = [_planned(cell, data[cell.name], needed[cell.name], hours.pictures.get(cell.name)) for cell in running]
+    lines = [_planned(cell, data[cell.name], needed[cell.name], hours.image_hours.get(cell.name)) for cell in running]
     lines += [(*_published(cell), "not run", "", "-") for cell in quoted]
     printer = console()
     printer.print(_table(lines, printer.width))
@@ -184,13 +184,13 @@ def _print_needs(rows: Sequence[str], data: Mapping[str, DataSummary], needed: M
 
 def _print_hours(plans: Sequence[costs.Plan], hours: costs.Estimate) -> None:
     for method, rate in hours.used.items():
-        rows = [plan.row for plan in plans if plan.method == method and plan.row in hours.pictures]
-        pictures = sum(hours.pictures[row] for row in rows)
+        rows = [plan.row for plan in plans if plan.method == method and plan.row in hours.image_hours]
+        total = sum(hours.image_hours[row] for row in rows)
         made = hours.precompute[method]
-        first = f" and {made:.2f} for what is made before the first picture, shared by the rows" if made else ""
+        first = f" and {made:.2f} for what is made before the first image, shared by the rows" if made else ""
         print(
-            f"about {pictures:.2f} for the pictures of {len(rows)} rows{first}, in {costs.unit(rate.hardware)}"
-            f" ({rate.image:.3g} s a picture by {rate.source})"
+            f"about {total:.2f} for the images of {len(rows)} rows{first}, in {costs.unit(rate.hardware)}"
+            f" ({rate.image:.3g} s an image by {rate.source})"
         )
     unknown = sorted({plan.method for plan in plans} - set(hours.used))
     if unknown:

@@ -39,7 +39,7 @@ class Rate(NamedTuple):
     Attributes:
         method: Its class by module and name.
         hardware: As ``hardware`` gives it.
-        image: Seconds per picture.
+        image: Seconds per image.
         stages: Of its precompute.
         source: Where this was measured, for a person to read.
     """
@@ -57,7 +57,7 @@ class Plan(NamedTuple):
     Attributes:
         row: Its name.
         method: Its method's class by module and name.
-        images: How many pictures its benchmark has; None when nobody says.
+        images: How many images its benchmark has; None if unknown.
         classes: The names of the classes that precompute makes something for.
     """
 
@@ -71,12 +71,12 @@ class Estimate(NamedTuple):
     """What some rows will take.
 
     Attributes:
-        pictures: Hours per row; rows that cannot be estimated are left out.
+        images: Hours per row; rows that cannot be estimated are left out.
         precompute: Hours per method, what its rows share being counted once.
         used: The rate of each method that could be estimated.
     """
 
-    pictures: dict[str, float]
+    image_hours: dict[str, float]
     precompute: dict[str, float]
     used: dict[str, Rate]
 
@@ -168,7 +168,7 @@ def estimate(plans: Sequence[Plan], rates: Sequence[Rate]) -> Estimate:
         if not own or plan.images is None:
             continue
         best = found.used.setdefault(plan.method, own[0])
-        found.pictures[plan.row] = plan.images * best.image / 3600
+        found.image_hours[plan.row] = plan.images * best.image / 3600
         known = counted.setdefault(plan.method, set())
         new = [name for name in dict.fromkeys(plan.classes) if name not in known]
         known.update(new)

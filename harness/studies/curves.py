@@ -32,7 +32,7 @@ def curve_parameter(study: Study) -> Parameter:
 
 
 def drawable(study: Study) -> bool:
-    """Whether there is a picture of the study: it is a sweep."""
+    """Whether there is an image of the study: it is a sweep."""
     return bool(study.parameters)
 
 

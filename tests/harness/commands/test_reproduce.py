@@ -135,7 +135,7 @@ def test_rows_of_another_k_parse() -> None:
     evaluator = evaluator_of(Path("runs"), [], None)
     for name in filter(of_clusters, CELLS):
         parsed = evaluator.parse(CELLS[name])
-        assert parsed.method.init_args.regions.init_args.clusters == (3 if "k3_" in name else 5)
+        assert parsed.method.init_args.regions.init_args.num_clusters == (3 if "k3_" in name else 5)
 
 
 def test_equal_experiments_share_a_run_and_no_others(tasks: dict[str, Task]) -> None:
@@ -193,7 +193,7 @@ def test_blocks_have_the_resolution_that_they_are_named_by(tasks: dict[str, Task
             with_attention = "A + F" in task.published.row
             assert seen == (wanted if key == "layers" or with_attention else set()), name
             assert len(set(extractor[key])) == len(extractor[key]) == 5 * len(seen), name
-        clusters = settings(task)["method"]["init_args"]["regions"]["init_args"]["clusters"]
+        clusters = settings(task)["method"]["init_args"]["regions"]["init_args"]["num_clusters"]
         assert f"K = {clusters}," in task.published.row, name
 
 
@@ -202,7 +202,7 @@ def test_fossil_has_table_3s_hyper_parameters(tasks: dict[str, Task]) -> None:
     expected["cityscapes"] = (95, 30, 0.55)
     for data, values in expected.items():
         method = settings(tasks[f"fossil/table1/fossil/{data}"])["method"]["init_args"]
-        assert (method["references"], method["prototypes"], method["gamma"]) == values
+        assert (method["num_references"], method["num_prototypes"], method["gamma"]) == values
 
 
 # The command, with another person's method and data in the place of a paper's.
@@ -431,7 +431,7 @@ def test_a_dry_run_names_what_is_missing_and_runs_nothing(
     # Five squares a row at an hour each; VOC's 1449 pictures are known without having them.
     assert "CPU-hours on slow, 1 thread" in said.out
     assert "GPU" not in said.out
-    assert f"about {3 * 5 + 1449}.00 for the pictures of 4 rows" in said.out
+    assert f"about {3 * 5 + 1449}.00 for the images of 4 rows" in said.out
     trees.voc(tmp_path)
     assert "4 of 4 rows can run here" in ovseg(*line, "--data_root", tmp_path).out
 
@@ -494,7 +494,7 @@ def test_hours_count_what_is_made_once_once() -> None:
         costs.Plan("d", "m.Other", 5, ("cat",)),
     ]
     found = costs.estimate(plans, rates)
-    assert found.pictures == {"a": 1.0, "b": 0.5}
+    assert found.image_hours == {"a": 1.0, "b": 0.5}
     assert found.precompute == {"m.M": 3 + 2}
     assert found.used["m.M"].source == "new, everything was there"
     assert costs.unit("cuda: H200") == "GPU-hours on H200"

@@ -23,7 +23,7 @@ from methods.backbones.diffusion_features import DiffusionFeatures
 from tests.running import SQUARES, TESTS, Ranks, images, integers, until
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-SCRIPT = TESTS / "harness" / "ranks" / "together.py"
+SCRIPT = TESTS / "harness" / "ranks" / "joint.py"
 SMALL = ["--data=miniature.datamodule.Miniature", "--data.limit=2", "--trainer.accelerator=cpu"]
 PAINT = ["--method.generator.steps=2", "--method.generator.batch_size=8"]
 # Experiments, what makes them quick, and points that differ after feature extraction.
