@@ -109,7 +109,7 @@ class Evaluation(Callback):
         self.metric.to(pl_module.device)
 
     def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The method's bank is known now: a run that was begun with another one must not go on with this one."""
+        """The method's bank is known now: a run that was started with another one must not resume with this one."""
         bank = self.method.precomputed.bank
         distributed.run_and_sync_errors(
             lambda: self.directory.ensure_bank(bank) if bank and trainer.local_rank == 0 else None

@@ -308,7 +308,7 @@ class SegmentationMethod(Configured, LightningModule):
             DataError: It could not be read and the data says ``on_error: stop``.
         """
         if sample.error is not None and self.on_error == "stop":
-            raise DataError(f"{sample.error} (--data.on_error skip goes on without it)")
+            raise DataError(f"{sample.error} (--data.on_error skip leaves it out)")
         return sample.error is None
 
     @final

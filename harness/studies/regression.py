@@ -114,7 +114,7 @@ class Move:
         level: ``miou``, ``class`` or ``image``.
         name: Of the class or image; empty for mIoU.
         before: In percent; None when undefined.
-        now: Likewise.
+        now: In percent; None when undefined.
         failed: It fell by more than the tolerance, or became undefined.
     """
 
