@@ -510,7 +510,7 @@ def test_a_run_is_a_rate_for_the_next_dry_run(
     rates = ["--rates", tmp_path / "none.json"]
     assert "no rate was measured for tinyseg.NearestColour" in ovseg(*line, *rates, "--dry_run").out
     assert ovseg(*line).code == 0
-    assert "a picture by the run of t/b_patch16/squares" in ovseg(*line, *rates, "--dry_run").out
+    assert "an image by the run of t/b_patch16/squares" in ovseg(*line, *rates, "--dry_run").out
 
 
 def test_only_stages_made_whole_have_a_rate() -> None:
