@@ -46,7 +46,8 @@ def run(arguments: list[str]) -> int:
             parsed_cell.run_dir = Path(folder) / cell.folder
             parsed_cell.store = parsed.store or Path(folder) / "store"
 
-        for result in Runner(JointEvaluator(gate.study.arguments, [], place), Path(folder)).study(gate.study):
+        _, results = Runner(JointEvaluator(gate.study.arguments, [], place), Path(folder)).study(gate.study)
+        for result in results:
             scores[result.cell.name] = scores_of(Run.read(Path(folder) / result.cell.folder))
     if baseline is None:
         write_baseline(gate.baseline, scores, gate.study)

@@ -15,7 +15,6 @@ from harness.commands.joint_evaluation import JointEvaluator
 from harness.studies.curves import draw, drawable
 from harness.studies.runner import Runner
 from harness.studies.study import Cell, CellResult, Study
-from harness.studies.sweeps import Search
 from harness.studies.tables import best, body, header
 from harness.system import distributed
 from harness.system.errors import ConfigurationError
@@ -31,7 +30,7 @@ class _Arguments(argparse.ArgumentParser):
 def run_file(
     command: str,
     summary: str,
-    read: Callable[[argparse.Namespace], Study | Search],
+    read: Callable[[argparse.Namespace], Study],
     arguments: list[str],
     options: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
 ) -> None:
@@ -40,7 +39,7 @@ def run_file(
     Args:
         command: ``table`` or ``sweep``.
         summary: What the command does.
-        read: Makes a study or a search of the command's own arguments, ``file`` among them.
+        read: Makes a study of the command's own arguments, ``file`` among them.
         arguments: FILE, ``--run_dir``, and flags of ``ovseg evaluate`` that all points get.
         options: Adds further arguments of the command's own.
 
@@ -57,9 +56,9 @@ def run_file(
     built.add_argument("--run_dir", type=Path, default=None, help="where to put all runs (default: runs/NAME_OF_FILE)")
     options(built)
     known, rest = built.parse_known_args(arguments)
-    work = read(known)
-    runner = runner_of(work, rest, known.run_dir or Path("runs") / known.file.stem)
-    study, results = runner.search(work) if isinstance(work, Search) else (work, runner.study(work))
+    study = read(known)
+    runner = runner_of(study, rest, known.run_dir or Path("runs") / known.file.stem)
+    study, results = runner.study(study)
     if distributed.rank() == 0:
         if drawable(study):
             draw(runner.folder / "curves.png", study, results)
@@ -71,11 +70,11 @@ def run_file(
         print(runner.folder, flush=True)
 
 
-def runner_of(work: Study | Search, rest: Sequence[str], folder: Path) -> Runner:
+def runner_of(study: Study, rest: Sequence[str], folder: Path) -> Runner:
     """A runner of a study's cells, each in a run directory of its own; where runs are logged, the study is a group.
 
     Args:
-        work: The study or search.
+        study: The study.
         rest: Arguments of ``ovseg evaluate`` that all cells get.
         folder: Of all runs and of the table.
     """
@@ -83,9 +82,9 @@ def runner_of(work: Study | Search, rest: Sequence[str], folder: Path) -> Runner
     def place(cell: Cell, parsed: Namespace) -> None:
         parsed.run_dir = folder / cell.folder
         if parsed.wandb.group is None and "WANDB_RUN_GROUP" not in os.environ:
-            parsed.wandb.group = work.title
+            parsed.wandb.group = study.title
 
-    return Runner(JointEvaluator(work.arguments, rest, place), folder)
+    return Runner(JointEvaluator(study.arguments, rest, place), folder)
 
 
 def _table(study: Study, results: list[CellResult]) -> Table:

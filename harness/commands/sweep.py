@@ -5,7 +5,7 @@ import argparse
 from harness.commands.study import run_file
 from harness.studies.readers import read_mapping
 from harness.studies.study import Study
-from harness.studies.sweeps import Search, read_sweep
+from harness.studies.sweeps import read_sweep
 from harness.system import distributed
 
 SUMMARY = "evaluate the points of a W&B sweep file; the same --run_dir resumes"
@@ -21,8 +21,8 @@ def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--suggestion_seed", type=int, default=0, help="seed of random and Bayesian suggestions")
 
 
-def _read(known: argparse.Namespace) -> Study | Search:
-    work = read_sweep(known.file, known.count, known.suggestion_seed)
+def _read(known: argparse.Namespace) -> Study:
+    study = read_sweep(known.file, known.count, known.suggestion_seed)
     if "early_terminate" in read_mapping(known.file) and distributed.is_main_process():
         print("early_terminate is not used: a point has its score only when all its images are done", flush=True)
-    return work
+    return study

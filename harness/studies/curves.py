@@ -55,7 +55,7 @@ def draw(file: Path, study: Study, results: Sequence[CellResult]) -> None:
 
 def plotted(study: Study, results: Sequence[CellResult]) -> Figure:
     """The figure that ``draw`` writes."""
-    return _scattered(study, results) if study.sampled else _lines(study, results)
+    return _scattered(study, results) if study.sampling else _lines(study, results)
 
 
 def _literal(text: str) -> str:
@@ -77,7 +77,7 @@ def _figure(columns: int, rows: int, size: tuple[float, float], title: str) -> t
 def _lines(study: Study, results: Sequence[CellResult]) -> Figure:
     along = curve_parameter(study)
     others = [each for each in study.space.parameters if each.name in study.parameters and each is not along]
-    texts = {each.name: labels(study.parameters[each.name]) for each in others}
+    texts = {each.name: labels(_tried(study, each)) for each in others}
     lines: dict[str, list[tuple[float, float]]] = {}
     for result in results:
         flags = result.cell.overrides
@@ -97,6 +97,12 @@ def _lines(study: Study, results: Sequence[CellResult]) -> Figure:
         beside: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5)} if outside else {}
         axes.legend(fontsize=8 if len(lines) <= 16 else 6, **beside)
     return figure
+
+
+def _tried(study: Study, parameter: Parameter) -> list[Any]:
+    """The values of a parameter that stand in a study's rows, in their order."""
+    values = [row.overrides[parameter.name] for row in study.rows]
+    return [value for number, value in enumerate(values) if value not in values[:number]]
 
 
 def _scattered(study: Study, results: Sequence[CellResult]) -> Figure:

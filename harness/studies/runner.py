@@ -9,14 +9,14 @@ from jsonargparse import Namespace
 
 from harness.engine.evaluation import Evaluation
 from harness.results.run_directory import RESULTS, differences
-from harness.studies.study import METRICS, Cell, CellResult, Study
-from harness.studies.suggestions import Suggestion
-from harness.studies.sweeps import Search
+from harness.studies.study import METRICS, Cell, CellResult, Sampling, Study
+from harness.studies.suggestions import Suggestion, suggest
+from harness.studies.sweeps import identity, with_points
 from harness.studies.tables import write_study
 from harness.system import atomic, distributed
 from harness.system.errors import OvsegError, RunError
 
-SCHEMA = 1
+SCHEMA = 2
 SUGGESTIONS = "suggestions.json"
 
 
@@ -69,20 +69,26 @@ class Runner:
         self.folder = folder
         self._evaluator = evaluator
 
-    def study(self, study: Study) -> list[CellResult]:
-        """Evaluate all cells, which are known in advance; rank 0 writes the table after each.
+    def study(self, study: Study) -> tuple[Study, list[CellResult]]:
+        """Evaluate all cells; rank 0 writes the table after each.
+
+        Returns:
+            The study, with all points that were tried where they were not known in advance, and the cells' results.
 
         Raises:
-            ConfigurationError: A cell's settings are wrong; nothing has run then.
+            ConfigurationError: The settings of a cell that is known in advance are wrong; nothing has run then.
+            RunError: The folder belongs to another sweep.
         """
         cells = study.cells()
         parsed = [self._evaluator.parse(cell) for cell in cells]
+        if study.sampling is not None and study.sampling.method == "bayes":
+            return self._search(study, study.sampling)
         results: dict[int, CellResult] = {}
         for done in self.evaluate(parsed, [cell.name for cell in cells]):
             results[done.place] = result_of(cells[done.place], done)
             if distributed.rank() == 0:
                 write_study(self.folder, study, [results[place] for place in sorted(results)])
-        return [results[place] for place in sorted(results)]
+        return study, [results[place] for place in sorted(results)]
 
     def evaluate(
         self,
@@ -130,50 +136,44 @@ class Runner:
         except OvsegError as error:
             return Evaluated(place, None, str(error))
 
-    def search(self, search: Search) -> tuple[Study, list[CellResult]]:
-        """Evaluate cells of which each depends on the scores of the earlier ones.
+    def _search(self, study: Study, sampling: Sampling) -> tuple[Study, list[CellResult]]:
+        """Evaluate points of which each depends on the scores of the earlier ones.
 
         Rank 0 suggests, and keeps every suggestion before it is tried, so that a restart repeats none of it.
-
-        Raises:
-            ConfigurationError: The settings of one of the first cells are wrong; nothing has run then.
-            RunError: The folder belongs to another sweep.
         """
-        for cell in search.cells():
-            self._evaluator.parse(cell)
-        kept = self._kept(search)
+        kept = self._kept(study)
         tried: list[Suggestion] = []
         results: list[CellResult] = []
-        while len(tried) < search.count:
-            scores = [result.score(search.metric) for result in results]
-            suggestion = self._next(search, kept, list(zip(tried, scores, strict=True)))
+        while len(tried) < sampling.count:
+            scores = [result.score(study.metric) for result in results]
+            suggestion = self._next(study, sampling, kept, list(zip(tried, scores, strict=True)))
             if suggestion is None:
                 break
             tried.append(suggestion)
-            study = search.study(tried)
+            study = with_points(study, tried)
             cell = study.cells()[-1]
             parsed = self._evaluator.parse(cell)
-            (done,) = self.evaluate([parsed], [cell.name], len(results), search.num_cells)
+            (done,) = self.evaluate([parsed], [cell.name], len(results), study.num_cells)
             results.append(result_of(cell, done))
             if distributed.rank() == 0:
                 write_study(self.folder, study, results)
-        return search.study(tried), results
+        return study, results
 
     def _next(
-        self, search: Search, kept: list[Suggestion], found: list[tuple[Suggestion, float | None]]
+        self, study: Study, sampling: Sampling, kept: list[Suggestion], tried: list[tuple[Suggestion, float | None]]
     ) -> Suggestion | None:
         """The next point, the same on every rank."""
-        number, suggestion = len(found), None
+        number, suggestion = len(tried), None
         # Before the first evaluation there is no process group; the first points depend on nothing but the file.
         if distributed.rank() == 0:
-            suggestion = kept[number] if number < len(kept) else search.suggest(found)
+            suggestion = kept[number] if number < len(kept) else suggest(study.space, sampling.seed, study.goal, tried)
             if suggestion is not None and number >= len(kept) and distributed.is_main_process():
                 kept.append(suggestion)
-                self._keep(search, kept)
-        agreed = distributed.broadcast(None if suggestion is None else [suggestion.flags, suggestion.places])
-        return None if agreed is None else Suggestion(*agreed)
+                self._keep(study, kept)
+        agreed = distributed.broadcast(None if suggestion is None else suggestion.sampled)
+        return None if agreed is None else study.space.suggestion(agreed)
 
-    def _kept(self, search: Search) -> list[Suggestion]:
+    def _kept(self, study: Study) -> list[Suggestion]:
         """The suggestions of an earlier start of the same sweep.
 
         Raises:
@@ -184,18 +184,15 @@ class Runner:
             return []
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
-            known, kept = content["sweep"], [Suggestion(**each) for each in content["suggestions"]]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            if changed := differences(content["sweep"], identity(study)):
+                raise RunError(f"{self.folder} belongs to another sweep: {'; '.join(changed)}; give another --run_dir")
+            return [study.space.suggestion(sampled) for sampled in content["sampled"]]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise RunError(f"{file} is damaged ({error}); give another --run_dir") from error
-        if changed := differences(known, search.identity):
-            raise RunError(f"{self.folder} belongs to another sweep: {'; '.join(changed)}; give another --run_dir")
-        return kept
 
-    def _keep(self, search: Search, kept: Sequence[Suggestion]) -> None:
-        entries = [{"flags": dict(each.flags), "places": dict(each.places)} for each in kept]
-        atomic.write_json(
-            self.folder / SUGGESTIONS, {"schema": SCHEMA, "sweep": search.identity, "suggestions": entries}
-        )
+    def _keep(self, study: Study, kept: Sequence[Suggestion]) -> None:
+        content = {"schema": SCHEMA, "sweep": identity(study), "sampled": [dict(each.sampled) for each in kept]}
+        atomic.write_json(self.folder / SUGGESTIONS, content)
 
 
 def result_of(cell: Cell, done: Evaluated, **others: Any) -> CellResult:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from typing import Any, Literal
@@ -121,6 +121,21 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Sampling:
+    """How the points of a sweep are chosen that is no grid.
+
+    Attributes:
+        method: ``random``, where all points are known in advance, or ``bayes``, where each depends on earlier scores.
+        count: How many points to try.
+        seed: Of the points.
+    """
+
+    method: Literal["random", "bayes"]
+    count: int
+    seed: int
+
+
+@dataclass(frozen=True)
 class Study:
     """Cells that share an experiment.
 
@@ -129,24 +144,34 @@ class Study:
         arguments: Command-line arguments that all cells share.
         rows: In the order of the file.
         columns: Every row is evaluated in each of them.
-        parameters: Of a sweep, name -> values; empty for a table.
         published_as: What the published numbers are, as a column's title.
         metric: Of a sweep, the score that it looks for the best of.
         goal: Of a sweep, whether larger scores are better.
-        sampled: Its cells were suggested one after another, and are no grid.
-        space: Of a sweep, its parameters as the file describes them.
+        space: Of a sweep, its parameters as the file describes them; without parameters for a table.
+        sampling: Of a sweep that is no grid. With ``bayes``, ``rows`` are the points so far.
     """
 
     title: str
     arguments: tuple[str, ...]
     rows: tuple[Variant, ...]
     columns: tuple[Variant, ...] = (MIOU,)
-    parameters: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     published_as: str = "published"
     metric: str = "miou"
     goal: Goal = "maximize"
-    sampled: bool = False
-    space: Space = field(default_factory=lambda: Space(()))
+    space: Space = field(default_factory=Space)
+    sampling: Sampling | None = None
+
+    @property
+    def parameters(self) -> list[str]:
+        """The names of a sweep's parameters that vary; empty for a table."""
+        return self.space.swept()
+
+    @property
+    def num_cells(self) -> int:
+        """How many cells it has, or will have."""
+        if self.sampling is None:
+            return len(self.rows) * len(self.columns)
+        return min(self.sampling.count, self.space.size() or self.sampling.count)
 
     @property
     def metric_title(self) -> str:

@@ -1,71 +1,72 @@
-"""What a sweep tries next: W&B's distributions, drawn at random or chosen by Bayesian optimisation.
+"""What a sweep tries next: the distributions of W&B's sweep files, sampled by Optuna.
 
-W&B's own ``sweeps`` package does not serve: it asks for numpy < 2 and draws from numpy's global random state. Optuna's
-Gaussian process stands in its place, behind the same file format.
+W&B's own ``sweeps`` package does not serve: it needs numpy < 2 and draws from numpy's global random state. Optuna's
+samplers stand in its place, behind the same file format. Optuna has no normal, log-normal or beta distribution and no
+weighted choices: of these it samples the quantile, and SciPy gives the value.
 """
 
 import importlib.util
 import itertools
 import json
 import math
-import random
 import warnings
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
-from typing import Any, Literal
-
-from scipy.special import betaincinv
+from typing import TYPE_CHECKING, Any, Literal
 
 from harness.system.errors import ConfigurationError
 
+if TYPE_CHECKING:
+    import optuna
+
 Goal = Literal["maximize", "minimize"]
 
-# The value at a share of the distribution's mass, by the names of W&B's schema. ``q_`` before a name rounds to steps.
-QUANTILES: dict[str, Callable[[float, Mapping[str, float]], float]] = {
-    "uniform": lambda u, s: s["min"] + u * (s["max"] - s["min"]),
-    "log_uniform": lambda u, s: math.exp(s["min"] + u * (s["max"] - s["min"])),
-    "log_uniform_values": lambda u, s: s["min"] * (s["max"] / s["min"]) ** u,
-    "inv_log_uniform": lambda u, s: math.exp(-s["max"] + u * (s["max"] - s["min"])),
-    "inv_log_uniform_values": lambda u, s: s["min"] * (s["max"] / s["min"]) ** u,
-    "normal": lambda u, s: NormalDist(s["mu"], s["sigma"]).inv_cdf(u),
-    "log_normal": lambda u, s: math.exp(NormalDist(s["mu"], s["sigma"]).inv_cdf(u)),
-    "beta": lambda u, s: float(betaincinv(s["a"], s["b"], u)),
+DISCRETE = ("constant", "categorical", "categorical_w_probabilities", "int_uniform")
+# W&B's bounded distributions, and the interval that 'min' and 'max' of each mean.
+BOUNDED: dict[str, Callable[[float, float], tuple[float, float]]] = {
+    "uniform": lambda low, high: (low, high),
+    "log_uniform": lambda low, high: (math.exp(low), math.exp(high)),
+    "log_uniform_values": lambda low, high: (low, high),
+    "inv_log_uniform": lambda low, high: (math.exp(-high), math.exp(-low)),
+    "inv_log_uniform_values": lambda low, high: (low, high),
 }
-STEPPED = ("uniform", "log_uniform", "log_uniform_values", "normal", "log_normal", "beta")
-DEFAULTS = {"normal": {"mu": 0.0, "sigma": 1.0}, "log_normal": {"mu": 0.0, "sigma": 1.0}, "beta": {"a": 1.0, "b": 1.0}}
-# Keeps the unbounded distributions finite.
+# The others, with the defaults of their settings.
+SHAPED = {"normal": {"mu": 0.0, "sigma": 1.0}, "log_normal": {"mu": 0.0, "sigma": 1.0}, "beta": {"a": 1.0, "b": 1.0}}
+# ``q_`` before one of these rounds to multiples of 'q'.
+STEPPED = ("uniform", "log_uniform", "log_uniform_values", *SHAPED)
+KNOWN = (*DISCRETE, *BOUNDED, *SHAPED, *(f"q_{name}" for name in STEPPED))
+# Keeps quantiles of unbounded distributions finite.
 EDGE = 1e-4
-# Listed numbers that spread over this factor or more are thought of by their ratios.
+# Listed numbers that spread over this factor or more have a logarithmic axis.
 WIDE = 8
-# Draws in search of a point that was not tried yet.
-DRAWS = 1000
-
-
-def _known() -> list[str]:
-    discrete = ["constant", "categorical", "categorical_w_probabilities", "int_uniform"]
-    return [*discrete, *QUANTILES, *(f"q_{name}" for name in STEPPED)]
+# Samples in search of a point that was not tried yet.
+ATTEMPTS = 1000
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter of a sweep.
+    """A parameter of a sweep: a list of choices, a bounded interval, or a distribution by its quantiles.
 
     Attributes:
         name: The flag that it sets.
         choices: Its values, or None when it is continuous.
-        ordered: Its values are numbers in ascending order, so that neighbours are alike.
-        weights: The probability of each choice; None when all are alike.
-        distribution: Of a continuous one, a key of ``QUANTILES``.
-        settings: Of the distribution.
-        step: Its values are multiples of this; None for any value.
+        weights: The probability of each choice; None when all are equally likely.
+        low: The lower bound of an interval.
+        high: The upper bound of an interval.
+        log: Its logarithm is uniform.
+        shape: A key of ``SHAPED``; None for choices and intervals.
+        settings: Of the shape.
+        step: Its values are rounded to multiples of this; None for any value.
     """
 
     name: str
-    choices: Sequence[Any] | None
-    ordered: bool = False
+    choices: Sequence[Any] | None = None
     weights: Sequence[float] | None = None
-    distribution: str = "uniform"
+    low: float = 0.0
+    high: float = 1.0
+    log: bool = False
+    shape: str | None = None
     settings: Mapping[str, float] | None = None
     step: float | None = None
 
@@ -76,27 +77,44 @@ class Parameter:
 
     @property
     def bounds(self) -> tuple[float, float] | None:
-        """The least and the largest of its numbers; None when there is no end of them."""
+        """Its smallest and its largest number; None when it is unbounded."""
         if self.choices is not None:
             return (float(min(self.choices)), float(max(self.choices))) if self.numeric else None
-        return (float(self.at(0.0)), float(self.at(1.0))) if "min" in (self.settings or {}) else None
+        return (float(self.at(self.low)), float(self.at(self.high))) if self.shape is None else None
 
     @property
     def by_ratio(self) -> bool:
         """Whether equal ratios of its values are equal steps: a logarithmic scale shows them best."""
         bounds = self.bounds
-        if bounds is None or bounds[0] <= 0:
-            return bounds is None and self.distribution == "log_normal" and self.step is None
+        if bounds is None:
+            return self.shape == "log_normal" and self.step is None
+        if bounds[0] <= 0:
+            return False
         if self.choices is None:
-            return "log" in self.distribution
+            return self.log
         return not isinstance(self.choices, range) and bounds[1] >= WIDE * bounds[0]
 
-    def at(self, place: float | int) -> Any:
-        """The value at a place: an index into the choices, or a share of the distribution's mass in [0, 1]."""
+    def distribution(self) -> "optuna.distributions.BaseDistribution":
+        """What Optuna samples: an index of the choices, the value, or a quantile; ``at`` takes it."""
+        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+        if self.weights is not None or self.shape is not None:
+            return FloatDistribution(0.0, 1.0)
+        if self.choices is None:
+            return FloatDistribution(self.low, self.high, log=self.log)
+        # Between ascending numbers, neighbours are alike.
+        if self.numeric and list(self.choices) == sorted(self.choices):
+            return IntDistribution(0, len(self.choices) - 1)
+        return CategoricalDistribution(tuple(range(len(self.choices))))
+
+    def at(self, sampled: float | int) -> Any:
+        """The value that belongs to a sample of ``distribution``."""
         if self.choices is not None:
-            return self.choices[int(place)]
-        share = min(max(place, EDGE), 1 - EDGE) if "min" not in (self.settings or {}) else place
-        value = QUANTILES[self.distribution](share, self.settings or {})
+            if self.weights is None:
+                return self.choices[int(sampled)]
+            cumulative = list(itertools.accumulate(self.weights))
+            return self.choices[min(bisect_left(cumulative, sampled * cumulative[-1]), len(self.choices) - 1)]
+        value = float(sampled) if self.shape is None else self._quantile(sampled)
         if self.step is not None:
             value = round(value / self.step) * self.step
             if isinstance(self.step, int):
@@ -104,26 +122,26 @@ class Parameter:
         # More digits would mean nothing, and stand in every table and directory.
         return float(f"{value:.6g}")
 
-    def draw(self, source: random.Random) -> float | int:
-        """A random place, as ``at`` takes it."""
-        if self.choices is None:
-            return source.random()
-        if self.weights is None:
-            return source.randrange(len(self.choices))
-        return source.choices(range(len(self.choices)), self.weights)[0]
+    def _quantile(self, share: float) -> float:
+        from scipy import stats
+
+        share, settings = min(max(share, EDGE), 1 - EDGE), self.settings or {}
+        if self.shape == "beta":
+            return float(stats.beta.ppf(share, settings["a"], settings["b"]))
+        value = float(stats.norm.ppf(share, settings["mu"], settings["sigma"]))
+        return math.exp(value) if self.shape == "log_normal" else value
 
     def grid(self) -> list[Any]:
         """All its values.
 
         Raises:
-            ConfigurationError: It has no end of them; W&B's grids take steps of a uniform distribution.
+            ConfigurationError: They are endless; W&B's grids take steps of a uniform distribution.
         """
         if self.choices is not None and self.weights is None:
             return list(self.choices)
-        if self.step is not None and self.distribution == "uniform" and self.settings is not None:
-            first, last = (round(self.settings[end] / self.step) for end in ("min", "max"))
-            values = [multiple * self.step for multiple in range(first, last + 1)]
-            return [value if isinstance(self.step, int) else float(f"{value:.6g}") for value in values]
+        if self.choices is None and self.shape is None and self.step is not None and not self.log:
+            first, last = (round(end / self.step) for end in (self.low, self.high))
+            return [self.at(multiple * self.step) for multiple in range(first, last + 1)]
         raise ConfigurationError(
             f"parameter '{self.name}' of a grid needs 'values', 'value', or whole or stepped numbers between bounds"
         )
@@ -141,30 +159,31 @@ def parameter(name: str, entry: Any) -> Parameter:
         raise ConfigurationError(f"parameter '{name}' is nested: name its parts with dots, such as {name}.part")
     given = dict(entry)
     kind = given.pop("distribution", None) or _implied(name, given)
-    if kind in ("constant", "categorical", "categorical_w_probabilities"):
-        return _listed(name, kind, given)
+    if kind not in KNOWN:
+        raise ConfigurationError(f"parameter '{name}': W&B's distributions are {', '.join(KNOWN)}, not '{kind}'")
     if kind == "int_uniform":
         low, high = _bounds(name, kind, given)
         if not isinstance(low, int) or not isinstance(high, int):
             raise ConfigurationError(f"parameter '{name}': int_uniform needs whole numbers as 'min' and 'max'")
-        return Parameter(name, range(low, high + 1), ordered=True)
+        return Parameter(name, range(low, high + 1))
+    if kind in DISCRETE:
+        return _listed(name, kind, given)
     step = None
-    if isinstance(kind, str) and kind.startswith("q_") and kind[2:] in STEPPED:
+    if kind.startswith("q_"):
         kind, step = kind[2:], _number(name, "q", given.pop("q", 1.0))
         if step <= 0:
             raise ConfigurationError(f"parameter '{name}': 'q' must be positive, not {step}")
-    if kind not in QUANTILES:
-        raise ConfigurationError(f"parameter '{name}': W&B's distributions are {', '.join(_known())}, not '{kind}'")
-    if kind not in DEFAULTS:
+    if kind in BOUNDED:
         low, high = _bounds(name, kind, given)
         if kind.endswith("_values") and low <= 0:
             raise ConfigurationError(f"parameter '{name}': {kind} needs a positive 'min', not {low}")
-        return Parameter(name, None, distribution=kind, settings={"min": low, "max": high}, step=step)
-    shape = {key: _number(name, key, given.pop(key, default)) for key, default in DEFAULTS[kind].items()}
+        low, high = BOUNDED[kind](low, high)
+        return Parameter(name, low=low, high=high, log="log" in kind, step=step)
+    settings = {key: _number(name, key, given.pop(key, default)) for key, default in SHAPED[kind].items()}
     _only(name, kind, given)
-    if any(shape[key] <= 0 for key in shape if key != "mu"):
-        raise ConfigurationError(f"parameter '{name}': {kind} needs positive {' and '.join(shape)}")
-    return Parameter(name, None, distribution=kind, settings=shape, step=step)
+    if any(settings[key] <= 0 for key in settings if key != "mu"):
+        raise ConfigurationError(f"parameter '{name}': {kind} needs positive {' and '.join(settings)}")
+    return Parameter(name, shape=kind, settings=settings, step=step)
 
 
 def _implied(name: str, given: Mapping[str, Any]) -> str:
@@ -190,8 +209,7 @@ def _listed(name: str, kind: str, given: dict[str, Any]) -> Parameter:
         weights = [_number(name, "probabilities", each) for each in weights]
         if min(weights) < 0 or not math.isclose(sum(weights), 1, abs_tol=1e-6):
             raise ConfigurationError(f"parameter '{name}': 'probabilities' must be at least 0 and sum to 1")
-    numbers = all(map(_is_number, values))
-    return Parameter(name, values, ordered=numbers and values == sorted(values), weights=weights)
+    return Parameter(name, values, weights)
 
 
 def _bounds(name: str, kind: str, given: dict[str, Any]) -> tuple[float, float]:
@@ -225,11 +243,11 @@ class Suggestion:
 
     Attributes:
         flags: Setting -> value.
-        places: Parameter -> where its value lies, see ``Parameter.at``.
+        sampled: Parameter -> what Optuna sampled, see ``Parameter.at``.
     """
 
     flags: Mapping[str, Any]
-    places: Mapping[str, float | int]
+    sampled: Mapping[str, float | int]
 
     @property
     def key(self) -> str:
@@ -241,10 +259,10 @@ class Suggestion:
 class Space:
     """The parameters of a sweep, in the order of the file."""
 
-    parameters: tuple[Parameter, ...]
+    parameters: tuple[Parameter, ...] = ()
 
     def size(self) -> int | None:
-        """The number of its points; None when there is no end of them."""
+        """The number of its points; None when they are endless."""
         sizes = [None if each.choices is None else len(each.choices) for each in self.parameters]
         return None if None in sizes else math.prod(size for size in sizes if size is not None)
 
@@ -252,7 +270,7 @@ class Space:
         """All points, the last parameter varying fastest.
 
         Raises:
-            ConfigurationError: A parameter has no end of values.
+            ConfigurationError: The values of a parameter are endless.
         """
         names = [each.name for each in self.parameters]
         for values in itertools.product(*(each.grid() for each in self.parameters)):
@@ -263,108 +281,105 @@ class Space:
         found = [each.name for each in self.parameters if each.choices is None or len(each.choices) > 1]
         return found or [each.name for each in self.parameters]
 
-    def suggestion(self, places: Mapping[str, float | int]) -> Suggestion:
-        """The point at these places."""
-        return Suggestion({each.name: each.at(places[each.name]) for each in self.parameters}, dict(places))
+    def suggestion(self, sampled: Mapping[str, float | int]) -> Suggestion:
+        """The point that belongs to samples of all parameters' distributions."""
+        return Suggestion({each.name: each.at(sampled[each.name]) for each in self.parameters}, dict(sampled))
+
+    def distributions(self) -> "dict[str, optuna.distributions.BaseDistribution]":
+        """What Optuna samples, by parameter."""
+        return {each.name: each.distribution() for each in self.parameters}
 
 
-def drawn(space: Space, seed: int, earlier: Sequence[Suggestion]) -> Suggestion | None:
-    """The next random point: a pure function of its arguments, the same on every machine.
+def random_points(space: Space, seed: int, tried: Sequence[Suggestion] = ()) -> Iterator[Suggestion]:
+    """Random points without repetition, since a run's result does not depend on chance.
 
     Args:
-        space: To draw from.
-        seed: Of the drawing.
-        earlier: The points before it, none of which is drawn again: a run's result does not depend on chance.
+        space: To sample from.
+        seed: Equal seeds give equal points.
+        tried: Points that do not come again.
 
-    Returns:
-        The point; None when there seems to be no other one left.
+    Yields:
+        Points, until ``ATTEMPTS`` samples in a row bring no new one.
     """
-    known = {each.key for each in earlier}
-    if space.size() is not None and len(known) >= (space.size() or 0):
-        return None
-    for attempt in range(DRAWS):
-        # Seeded by text, which Python promises to keep.
-        places = {
-            each.name: each.draw(random.Random(f"{seed}/{len(earlier)}/{attempt}/{each.name}"))
-            for each in space.parameters
-        }
-        if (found := space.suggestion(places)).key not in known:
-            return found
-    return None
+    import optuna
+
+    keys, distributions, failures = {each.key for each in tried}, space.distributions(), 0
+    study = _study(optuna.samplers.RandomSampler(seed))
+    while failures < ATTEMPTS and len(keys) < (space.size() or math.inf):
+        suggestion = space.suggestion(study.ask(distributions).params)
+        if suggestion.key in keys:
+            failures += 1
+            continue
+        keys.add(suggestion.key)
+        failures = 0
+        yield suggestion
 
 
-def first_draws(space: Space) -> int:
+def num_random(space: Space) -> int:
     """How many random points come before the first one that a model suggests."""
     return max(4, 2 * len(space.swept()))
 
 
-def suggested(
-    space: Space, seed: int, goal: Goal, found: Sequence[tuple[Suggestion, float | None]]
-) -> Suggestion | None:
+def suggest(space: Space, seed: int, goal: Goal, tried: Sequence[tuple[Suggestion, float | None]]) -> Suggestion | None:
     """The next point of a Bayesian optimisation: a pure function of its arguments.
 
-    A Gaussian process is fitted to all earlier points, and the point of the largest expected improvement (of its
-    logarithm) is taken. ``int_uniform`` and ascending numbers are ordered, other lists are not.
+    Optuna's ``GPSampler`` fits a Gaussian process to all earlier points and takes the point of the largest expected
+    improvement (of its logarithm). Ascending numbers are ordered, other lists are not.
 
     Args:
         space: To choose from.
         seed: Of the first, random, points and of the optimisation.
         goal: Whether larger scores are better.
-        found: The earlier points in their order, with their scores; None for a point without one.
+        tried: The earlier points in their order, with their scores; None for a point without one.
 
     Returns:
-        The point, never an earlier one; None when there seems to be no other one left.
+        The point, never an earlier one; None when no other one is left.
     """
-    earlier = [suggestion for suggestion, _ in found]
-    if len(found) < first_draws(space) or all(score is None for _, score in found):
-        return drawn(space, seed, earlier)
-    places = _optimised(space, seed, goal, found)
-    suggestion = space.suggestion(places)
-    if suggestion.key in {each.key for each in earlier}:
-        # The model is sure of a point that was tried; that is as good a time as any to look elsewhere.
-        return drawn(space, seed, earlier)
-    return suggestion
+    earlier = [suggestion for suggestion, _ in tried]
+    if len(tried) >= num_random(space) and any(score is not None for _, score in tried):
+        suggestion = space.suggestion(_improving(space, seed, goal, tried))
+        # Where the model is sure of a point that was tried, the next one is random.
+        if suggestion.key not in {each.key for each in earlier}:
+            return suggestion
+    return next(random_points(space, seed, earlier), None)
 
 
-def require_optimiser() -> None:
-    """Make sure that ``suggested`` can work here.
+def require_optuna() -> None:
+    """Make sure that points can be sampled here.
 
     Raises:
         ConfigurationError: Optuna is not installed.
     """
     if importlib.util.find_spec("optuna") is None:
-        raise ConfigurationError("'method: bayes' needs the package optuna: pip install optuna")
+        raise ConfigurationError("random and Bayesian sweeps need the package optuna: pip install optuna")
 
 
-def _optimised(
-    space: Space, seed: int, goal: Goal, found: Sequence[tuple[Suggestion, float | None]]
-) -> dict[str, float | int]:
+def _improving(
+    space: Space, seed: int, goal: Goal, tried: Sequence[tuple[Suggestion, float | None]]
+) -> Mapping[str, float | int]:
     import optuna
 
-    distributions: dict[str, optuna.distributions.BaseDistribution] = {}
-    for each in space.parameters:
-        if each.choices is None:
-            distributions[each.name] = optuna.distributions.FloatDistribution(0.0, 1.0)
-        elif len(each.choices) > 1:
-            last = len(each.choices) - 1
-            distributions[each.name] = (
-                optuna.distributions.IntDistribution(0, last)
-                if each.ordered
-                else optuna.distributions.CategoricalDistribution(tuple(range(last + 1)))
-            )
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    distributions = space.distributions()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        # Equal runs give equal integers, so there is no noise. The seed moves on, or all restarts would be alike.
+        # Equal runs give equal integers, so there is no noise. Each point has its own seed, since with one for all of
+        # them the optimiser would restart at the same places.
         sampler = optuna.samplers.GPSampler(
-            seed=(seed * 1_000_003 + len(found)) % 2**32, n_startup_trials=0, deterministic_objective=True
+            seed=(seed * 1_000_003 + len(tried)) % 2**32, n_startup_trials=0, deterministic_objective=True
         )
-        study = optuna.create_study(direction=goal, sampler=sampler)
-        for suggestion, score in found:
+        study = _study(sampler, goal)
+        for suggestion, score in tried:
             state = optuna.trial.TrialState.FAIL if score is None else optuna.trial.TrialState.COMPLETE
-            params = {name: suggestion.places[name] for name in distributions}
             study.add_trial(
-                optuna.trial.create_trial(params=params, distributions=distributions, value=score, state=state)
+                optuna.trial.create_trial(
+                    params=dict(suggestion.sampled), distributions=distributions, value=score, state=state
+                )
             )
-        chosen = study.ask(distributions).params
-    return {each.name: chosen.get(each.name, 0) for each in space.parameters}
+        return study.ask(distributions).params
+
+
+def _study(sampler: "optuna.samplers.BaseSampler", goal: Goal = "maximize") -> "optuna.Study":
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return optuna.create_study(direction=goal, sampler=sampler)

@@ -1,23 +1,23 @@
-"""Reading W&B sweep files: a study where all cells are known in advance, else a search."""
+"""Reading W&B sweep files: a grid, random points, or points of a Bayesian optimisation."""
 
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from harness.studies.readers import read_mapping
-from harness.studies.study import METRICS, Cell, Study, Variant
+from harness.studies.study import METRICS, Sampling, Study, Variant
 from harness.studies.suggestions import (
     Goal,
     Space,
     Suggestion,
-    drawn,
-    first_draws,
+    num_random,
     parameter,
-    require_optimiser,
-    suggested,
+    random_points,
+    require_optuna,
 )
 from harness.studies.tables import short
 from harness.system.errors import ConfigurationError
@@ -27,84 +27,37 @@ FLAGS = "${args}"
 MACROS = re.compile(r"\$\{.*\}")
 
 
-@dataclass(frozen=True)
-class Search:
-    """A sweep whose points are not known in advance: each depends on what the earlier ones came to.
+def with_points(study: Study, points: Sequence[Suggestion]) -> Study:
+    """A sweep with these points as its rows."""
+    return replace(study, rows=tuple(_row(study.space, point.flags) for point in points))
 
-    Attributes:
-        title: Of the sweep.
-        arguments: Command-line arguments that all points share.
-        space: Its parameters.
-        metric: The score that it looks for the best of.
-        goal: Whether larger scores are better.
-        count: How many points to try.
-        seed: Of the suggestions.
-    """
 
-    title: str
-    arguments: tuple[str, ...]
-    space: Space
-    metric: str
-    goal: Goal
-    count: int
-    seed: int
-
-    def suggest(self, found: Sequence[tuple[Suggestion, float | None]]) -> Suggestion | None:
-        """The point after these, which have scores; None when there is no other one left."""
-        return suggested(self.space, self.seed, self.goal, found)
-
-    @property
-    def num_cells(self) -> int:
-        """How many points it tries, or fewer when there are no more."""
-        return min(self.count, self.space.size() or self.count)
-
-    def cells(self) -> list[Cell]:
-        """Its first cells, which are random and so known before any has a score."""
-        first = _random(self.space, min(self.count, first_draws(self.space)), self.seed)
-        return self.study(first).cells()
-
-    def study(self, suggestions: Sequence[Suggestion]) -> Study:
-        """The points so far, as a study."""
-        rows = tuple(_swept(self.space, dict(each.flags)) for each in suggestions)
-        swept = {name: [row.overrides[name] for row in rows] for name in self.space.swept()}
-        return Study(
-            self.title,
-            self.arguments,
-            rows,
-            parameters=swept,
-            metric=self.metric,
-            goal=self.goal,
-            sampled=True,
-            space=self.space,
-        )
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """Everything that determines its suggestions, but the scores."""
-        # Through JSON, so that it equals what was written and read again.
-        entries = [{**asdict(each), "choices": _plain(each.choices)} for each in self.space.parameters]
-        found = {"parameters": entries, "metric": self.metric, "goal": self.goal, "seed": self.seed}
-        return json.loads(json.dumps({**found, "arguments": self.arguments}))
+def identity(study: Study) -> dict[str, Any]:
+    """Everything that determines the points of a sampled sweep, but the scores."""
+    parameters = [{**asdict(each), "choices": _plain(each.choices)} for each in study.space.parameters]
+    settings = {"metric": study.metric, "goal": study.goal, "seed": study.sampling and study.sampling.seed}
+    # Through JSON, so that it equals what was written and read again.
+    return json.loads(json.dumps({"parameters": parameters, **settings, "arguments": study.arguments}))
 
 
 def _plain(choices: Sequence[Any] | None) -> Any:
     return {"from": choices[0], "to": choices[-1]} if isinstance(choices, range) else choices
 
 
-def _swept(space: Space, flags: dict[str, Any]) -> Variant:
+def _row(space: Space, flags: Mapping[str, Any]) -> Variant:
     return Variant(", ".join(f"{short(name)} {flags[name]}" for name in space.swept()), flags)
 
 
-def read_sweep(file: Path, count: int | None = None, seed: int = 0) -> Study | Search:
+def read_sweep(file: Path, count: int | None = None, seed: int = 0) -> Study:
     """Read a W&B sweep file; its command names the experiment.
 
     Args:
         file: What ``wandb sweep`` takes.
         count: At most so many points; null takes the file's ``run_cap``, and all of a grid without one.
-        seed: Of random and Bayesian suggestions.
+        seed: Of random and Bayesian points.
 
     Returns:
-        A study where all points are known in advance (``grid`` and ``random``), else a search (``bayes``).
+        Its points; with ``bayes``, the first ones, which are random and so known before any has a score.
 
     Raises:
         ConfigurationError: It cannot be read, or says something that W&B would not understand, or without an end.
@@ -122,30 +75,17 @@ def read_sweep(file: Path, count: int | None = None, seed: int = 0) -> Study | S
     title, shared = str(content.get("name", file.stem)), _command(file, content)
     try:
         space = Space(tuple(parameter(str(name), entry) for name, entry in entries.items()))
+        study = Study(title, shared, (), metric=metric, goal=goal, space=space)
         if method == "grid":
-            rows = tuple(_swept(space, flags) for flags in space.grid())[:count]
-            values = {name: [_hashable(row.overrides[name]) for row in rows] for name in space.swept()}
-            swept = {name: list(dict.fromkeys(each)) for name, each in values.items()}
-            return Study(title, shared, rows, parameters=swept, metric=metric, goal=goal, space=space)
+            return replace(study, rows=tuple(_row(space, flags) for flags in islice(space.grid(), count)))
     except ConfigurationError as error:
         raise ConfigurationError(f"{file}: {error}") from error
     if count is None:
-        raise ConfigurationError(f"{file}: '{method}' has no end of its own: give --count or 'run_cap'")
-    if method == "bayes":
-        require_optimiser()
-    search = Search(title, shared, space, metric, goal, count, seed)
-    return search if method == "bayes" else search.study(_random(space, count, seed))
-
-
-def _random(space: Space, count: int, seed: int) -> list[Suggestion]:
-    found: list[Suggestion] = []
-    while len(found) < count and (suggestion := drawn(space, seed, found)) is not None:
-        found.append(suggestion)
-    return found
-
-
-def _hashable(value: Any) -> Any:
-    return str(value) if isinstance(value, (list, dict)) else value
+        raise ConfigurationError(f"{file}: '{method}' samples endlessly: give --count or 'run_cap'")
+    require_optuna()
+    study = replace(study, sampling=Sampling(method, count, seed))
+    first = count if method == "random" else min(count, num_random(space))
+    return with_points(study, list(islice(random_points(space, seed), first)))
 
 
 def _count(file: Path, content: Mapping[str, Any], count: int | None) -> int | None:

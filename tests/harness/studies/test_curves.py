@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from harness.studies.curves import curve_parameter, labels, plotted
-from harness.studies.study import CellResult, Study, Variant
-from harness.studies.suggestions import Space, Suggestion, drawn, parameter
-from harness.studies.sweeps import Search, read_sweep
+from harness.studies.study import CellResult, Sampling, Study, Variant
+from harness.studies.suggestions import Space, parameter, random_points
+from harness.studies.sweeps import read_sweep, with_points
 from tests.running import REPOSITORY
 
 FILES = sorted((REPOSITORY / "configs" / "sweeps").glob("*.yaml"))
@@ -23,15 +23,12 @@ TITLE = "costs $5, not $6"
 def grid(parameters: dict[str, Any]) -> Study:
     space = Space(tuple(parameter(name, entry) for name, entry in parameters.items()))
     rows = tuple(Variant(str(flags), flags) for flags in space.grid())
-    values = {name: [row.overrides[name] for row in rows] for name in space.swept()}
-    return Study(TITLE, (), rows, parameters=values, space=space)
+    return Study(TITLE, (), rows, space=space)
 
 
 def searched(space: Space, count: int) -> Study:
-    found: list[Suggestion] = []
-    while len(found) < count and (suggestion := drawn(space, 0, found)) is not None:
-        found.append(suggestion)
-    return Search(TITLE, (), space, "miou", "maximize", count, 0).study(found)
+    study = Study(TITLE, (), (), space=space, sampling=Sampling("bayes", count, 0))
+    return with_points(study, list(itertools.islice(random_points(space, 0), count)))
 
 
 def figure(study: Study) -> Figure:

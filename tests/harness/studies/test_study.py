@@ -156,7 +156,7 @@ def test_a_sweep_is_the_product_of_its_values(tmp_path: Path) -> None:
     ]
     assert study.cells()[0].arguments == ["--a.b=1", "--c=x", "--d=5"]
     assert study.arguments == ("--config", str(SQUARES))
-    assert dict(study.parameters) == {"a.b": [1, 2], "c": ["x", "y"]}
+    assert study.parameters == ["a.b", "c"]
 
 
 def searched(folder: Path, **changes: object) -> Path:
@@ -185,15 +185,16 @@ def test_a_random_sweep_is_known_in_advance(ovseg: Callable[..., Outcome], tmp_p
     assert len(more.rows) == 6
 
 
-def test_a_search_goes_on_where_it_stopped(ovseg: Callable[..., Outcome], tmp_path: Path) -> None:
+def test_a_search_resumes_where_it_stopped(ovseg: Callable[..., Outcome], tmp_path: Path) -> None:
     file = searched(tmp_path, early_terminate={"type": "hyperband", "min_iter": 3})
     whole = ovseg("sweep", file, "--run_dir", tmp_path / "whole", "--count", "6")
     assert whole.code == 0, whole.err
     assert whole.out.count("early_terminate is not used") == 1
     folder = tmp_path / "parts"
     assert ovseg("sweep", file, "--run_dir", folder, "--count", "5").code == 0
-    kept = json.loads((folder / "suggestions.json").read_text())["suggestions"]
-    assert [each["flags"]["method.patch"] for each in kept] == patches(tmp_path / "whole")[:5]
+    # Samples are indices of the whole numbers from 1.
+    kept = json.loads((folder / "suggestions.json").read_text())["sampled"]
+    assert [each["method.patch"] + 1 for each in kept] == patches(tmp_path / "whole")[:5]
     finished = {each: json.loads((each / "results.json").read_text())["seconds"] for each in folder.glob("*-*")}
     assert len(finished) == 5
     again = ovseg("sweep", file, "--run_dir", folder, "--count", "6")
@@ -208,13 +209,13 @@ def test_a_search_goes_on_where_it_stopped(ovseg: Callable[..., Outcome], tmp_pa
     assert "seed: 0 -> 1" in other.err
 
 
-def test_a_search_takes_up_a_suggestion_that_was_not_finished(ovseg: Callable[..., Outcome], tmp_path: Path) -> None:
+def test_a_search_tries_a_kept_suggestion_that_was_not_finished(ovseg: Callable[..., Outcome], tmp_path: Path) -> None:
     file, folder = searched(tmp_path), tmp_path / "out"
     assert ovseg("sweep", file, "--run_dir", folder, "--count", "3").code == 0
     # As an older version, or one with another library, may have suggested.
     journal = folder / "suggestions.json"
     content = json.loads(journal.read_text())
-    content["suggestions"].append({"flags": {"method.patch": 7, "data.count": 2}, "places": {"method.patch": 6}})
+    content["sampled"].append({"method.patch": 6, "data.count": 0})
     journal.write_text(json.dumps(content))
     assert ovseg("sweep", file, "--run_dir", folder, "--count", "5").code == 0
     assert patches(folder)[3] == 7
