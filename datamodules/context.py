@@ -31,6 +31,17 @@ SCORED_CLASSES = (
 LABEL_TABLE = np.zeros(1 << 16, dtype=np.uint8)
 LABEL_TABLE[list(SCORED_CLASSES)] = np.arange(1, len(SCORED_CLASSES) + 1)
 
+# Prompt names of OVDiff's release. It has no list for PASCAL Context: these are its names of PASCAL VOC's classes, and
+# the name that it puts over that of any data set.
+CLASS_NAME_OVERRIDES = {
+    "ovdiff": {
+        "aeroplane": "airplane",
+        "keyboard": "computer keyboard",
+        "pottedplant": "potted plant",
+        "tvmonitor": "monitor",
+    }
+}
+
 
 class Context60(Benchmark):
     """PASCAL Context, validation: 59 classes and the background.
@@ -56,6 +67,7 @@ class Context60(Benchmark):
     images_source = DEVKIT
     label_sources = (JSON, MAT)
     prepared_parts = frozenset({"labels", "list"})
+    class_name_overrides = CLASS_NAME_OVERRIDES
 
     @classmethod
     def default_vocabulary(cls) -> Vocabulary:
