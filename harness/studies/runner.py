@@ -1,7 +1,7 @@
 """Evaluating the cells of a study, those that can share a pass over the data in one pass."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -9,7 +9,7 @@ from jsonargparse import Namespace
 
 from harness.engine.evaluation import Evaluation
 from harness.results.run_directory import RESULTS, differences
-from harness.studies.study import METRICS, Cell, CellResult, Study
+from harness.studies.study import METRICS, Cell, CellResult, Study, mean_over_seeds
 from harness.studies.suggestions import Suggestion
 from harness.studies.sweeps import Search
 from harness.studies.tables import write_study
@@ -76,13 +76,17 @@ class Runner:
             ConfigurationError: A cell's settings are wrong; nothing has run then.
         """
         cells = study.cells()
-        parsed = [self._evaluator.parse(cell) for cell in cells]
-        results: dict[int, CellResult] = {}
-        for done in self.evaluate(parsed, [cell.name for cell in cells]):
-            results[done.place] = result_of(cells[done.place], done)
+        runs = [run for cell in cells for run in cell.per_seed()]
+        parsed = [self._evaluator.parse(run) for run in runs]
+        found: dict[str, CellResult] = {}
+        results: list[CellResult] = []
+        for done in self.evaluate(parsed, [run.name for run in runs]):
+            run = runs[done.place]
+            found[run.name] = result_of(run, done)
+            results = results_of(cells, found)
             if distributed.rank() == 0:
-                write_study(self.folder, study, [results[place] for place in sorted(results)])
-        return [results[place] for place in sorted(results)]
+                write_study(self.folder, study, results)
+        return results
 
     def evaluate(
         self,
@@ -196,6 +200,21 @@ class Runner:
         atomic.write_json(
             self.folder / SUGGESTIONS, {"schema": SCHEMA, "sweep": search.identity, "suggestions": entries}
         )
+
+
+def results_of(cells: Sequence[Cell], found: Mapping[str, CellResult]) -> list[CellResult]:
+    """The results of the cells of which all runs are done.
+
+    Args:
+        cells: In their order.
+        found: The results of runs, by name.
+    """
+    whole = [(cell, cell.per_seed()) for cell in cells]
+    return [
+        mean_over_seeds(cell, [found[run.name] for run in runs])
+        for cell, runs in whole
+        if all(run.name in found for run in runs)
+    ]
 
 
 def result_of(cell: Cell, done: Evaluated, **others: Any) -> CellResult:
