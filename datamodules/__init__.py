@@ -7,7 +7,7 @@ from datamodules.coco_object import COCOObject, COCOObjectTCL
 from datamodules.coco_stuff import COCOStuff
 from datamodules.context import Context59, Context60
 from datamodules.folder import Folder
-from datamodules.voc import VOC20, VOC21, VOCC
+from datamodules.voc import VOC20, VOC21, VOCC, VOCCRelease
 
 __all__ = [
     "ADE20K",
@@ -22,4 +22,5 @@ __all__ = [
     "Context59",
     "Context60",
     "Folder",
+    "VOCCRelease",
 ]

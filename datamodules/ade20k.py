@@ -15,7 +15,6 @@ CLASS_NAME_OVERRIDES = {
         "hood": "cooker hood",
         "ashcan": "wastebin",
         "case": "shop case",
-        "keyboard": "computer keyboard",
         "apparel": "clothing",
     }
 }

@@ -21,6 +21,9 @@ UNUSED_CATEGORY_IDS = frozenset({12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91})
 # The others, in order: 80 things and 91 stuff classes. COCO-Stuff's maps hold the category id minus 1.
 CATEGORY_IDS = tuple(id for id in range(1, 183) if id not in UNUSED_CATEGORY_IDS)
 
+# The prompt name that OVDiff's release puts over that of any data set.
+CLASS_NAME_OVERRIDES = {"ovdiff": {"keyboard": "computer keyboard"}}
+
 
 def coco_layout(label_suffix: str) -> Layout:
     """The layout of a benchmark on COCO with this suffix of label maps."""

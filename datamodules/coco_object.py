@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.coco import CATEGORY_IDS, COCO, NUM_THINGS, COCOStuffMaps, coco_layout
+from datamodules.coco import CATEGORY_IDS, CLASS_NAME_OVERRIDES, COCO, NUM_THINGS, COCOStuffMaps, coco_layout
 from datamodules.label_maps import encode_png, lookup_table, pycocotools
 from datamodules.metainfo import metainfo
 from datamodules.stuff import stuff_names
@@ -50,6 +50,7 @@ class COCOObject(COCO):
     name = "coco_object"
     layout = coco_layout("_objects.png")
     label_sources = (INSTANCES,)
+    class_name_overrides = CLASS_NAME_OVERRIDES
 
     @classmethod
     def default_vocabulary(cls) -> Vocabulary:
@@ -85,6 +86,7 @@ class COCOObjectTCL(COCOStuffMaps):
 
     name = "coco_object_tcl"
     layout = coco_layout("_instanceTrainIds.png")
+    class_name_overrides = CLASS_NAME_OVERRIDES
 
     @classmethod
     def default_vocabulary(cls) -> Vocabulary:

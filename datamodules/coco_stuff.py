@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from datamodules.coco import CATEGORY_IDS, COCOStuffMaps, coco_layout
+from datamodules.coco import CATEGORY_IDS, CLASS_NAME_OVERRIDES, COCOStuffMaps, coco_layout
 from datamodules.label_maps import lookup_table
 from datamodules.metainfo import metainfo
 from datamodules.stuff import stuff_names
@@ -22,6 +22,7 @@ class COCOStuff(COCOStuffMaps):
 
     name = "coco_stuff"
     layout = coco_layout("_labelTrainIds.png")
+    class_name_overrides = CLASS_NAME_OVERRIDES
 
     @classmethod
     def default_vocabulary(cls) -> Vocabulary:

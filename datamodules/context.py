@@ -1,7 +1,7 @@
 """PASCAL Context: the 59 most frequent classes of objects and stuff, with and without a background class."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -31,9 +31,23 @@ SCORED_CLASSES = (
 LABEL_TABLE = np.zeros(1 << 16, dtype=np.uint8)
 LABEL_TABLE[list(SCORED_CLASSES)] = np.arange(1, len(SCORED_CLASSES) + 1)
 
+# Prompt names of OVDiff's release. It has no list for PASCAL Context: these are its names of PASCAL VOC's classes, and
+# the name that it puts over that of any data set.
+CLASS_NAME_OVERRIDES = {
+    "ovdiff": {
+        "aeroplane": "airplane",
+        "keyboard": "computer keyboard",
+        "pottedplant": "potted plant",
+        "tvmonitor": "monitor",
+    }
+}
+
 
 class Context60(Benchmark):
     """PASCAL Context, validation: 59 classes and the background.
+
+    The JSON file (PASCAL in Detail) has 5,104 validation images: the split of mmsegmentation, on which papers report.
+    The .mat files are the older release, whose validation split has 5,105; scores on it are of another split.
 
     Args:
         root: ``VOCdevkit/VOC2010``, or the parent folder of ``VOCdevkit``; null takes OVSEG_DATA.
@@ -48,10 +62,12 @@ class Context60(Benchmark):
         "JPEGImages", "SegmentationClassContext", ids="ImageSets/SegmentationContext/val.txt"
     )
     default_folders = ("VOCdevkit/VOC2010", "VOC2010")
-    num_images_published = 5105
+    num_images_published = 5104
+    other_splits: ClassVar[Mapping[int, str]] = {5105: f"the older split, that of the .mat files ({MAT.name})"}
     images_source = DEVKIT
     label_sources = (JSON, MAT)
     prepared_parts = frozenset({"labels", "list"})
+    class_name_overrides = CLASS_NAME_OVERRIDES
 
     @classmethod
     def default_vocabulary(cls) -> Vocabulary:
@@ -61,7 +77,10 @@ class Context60(Benchmark):
 
     @classmethod
     def jobs(cls, folder: Path) -> list[Job]:
-        """The validation list and a label map for each image in it, from the JSON file or the .mat files."""
+        """The validation list and a label map for each image in it, from the JSON file or else the .mat files.
+
+        The two are different splits, see the class.
+        """
         layout = cls.layout
         list_path = folder / str(layout.ids)
         if list_path.is_file():

@@ -1,5 +1,6 @@
-"""PASCAL VOC 2012: 20 objects, with and without the background, and VOC-C, the subset of FreeSeg-Diff."""
+"""PASCAL VOC 2012: 20 objects, with and without the background, and VOC-C, the subsets of FreeSeg-Diff."""
 
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
@@ -75,11 +76,11 @@ class VOC20(VOC21):
 
 
 class VOCC(VOC21):
-    """VOC-C of FreeSeg-Diff: the images of PASCAL VOC 2012, validation, with one object class.
+    """VOC-C of FreeSeg-Diff as its paper means it: the images of PASCAL VOC 2012, validation, with one object class.
 
     The paper calls VOC-C "filtered part of Pascal VOC", as used by Peekaboo; neither published the list of images. We
     take the images whose label map has exactly one object class; another list can be put into
-    ``ImageSets/Segmentation/val_voc_c.txt``.
+    ``ImageSets/Segmentation/val_voc_c.txt``. ``VOCCRelease`` has the images that the release scores.
 
     Args:
         root: ``VOCdevkit/VOC2012``, or the parent folder of ``VOCdevkit``; null takes OVSEG_DATA.
@@ -98,11 +99,50 @@ class VOCC(VOC21):
     def jobs(cls, folder: Path) -> list[Job]:
         """The list of images."""
         VOC21.find_ids(folder)
-        return [Job(folder / str(cls.layout.ids), partial(one_class_list, folder))]
+        return [Job(folder / str(cls.layout.ids), partial(filtered_list, folder, has_one_class))]
 
 
-def one_class_list(folder: Path) -> bytes:
-    """The list of validation images whose label map has exactly one class besides background and border.
+class VOCCRelease(VOCC):
+    """VOC-C of FreeSeg-Diff as its release scores it: the images whose printed labels have at most two characters.
+
+    The release keeps an image by the text of its label values, see ``has_two_characters``: the background with one of
+    the classes 1 to 9, but not with one of 10 to 20, whose labels have two digits.
+
+    Args:
+        root: ``VOCdevkit/VOC2012``, or the parent folder of ``VOCdevkit``; null takes OVSEG_DATA.
+        batch_size: Samples per call of ``predict_step``.
+        num_workers: Processes per rank that read images.
+        limit: Number of images to use, from the first; null takes all.
+        on_error: Whether to ``stop`` at an unreadable image or ``skip`` it.
+    """
+
+    name = "voc_c_release"
+    layout = Layout("JPEGImages", "SegmentationClass", ids="ImageSets/Segmentation/val_voc_c_release.txt")
+
+    @classmethod
+    def jobs(cls, folder: Path) -> list[Job]:
+        """The list of images."""
+        VOC21.find_ids(folder)
+        return [Job(folder / str(cls.layout.ids), partial(filtered_list, folder, has_two_characters))]
+
+
+def has_one_class(values: Sequence[int]) -> bool:
+    """Whether there is exactly one class besides background (0) and border (255)."""
+    return sum(0 < value < 255 for value in values) == 1
+
+
+def has_two_characters(values: Sequence[int]) -> bool:
+    """The rule of FreeSeg-Diff's release (``utils.py``): at most two characters, printed without brackets and spaces.
+
+    The border counts as background, as everywhere in the release. Kept are ``[0 7]``, ``[7]``, ``[0]``, and, without
+    any background, ``[15]`` and the two classes of ``[3 4]``; left out is ``[0 15]``.
+    """
+    labels = {0 if value == 255 else value for value in values}
+    return sum(len(str(label)) for label in labels) <= 2
+
+
+def filtered_list(folder: Path, keep: Callable[[Sequence[int]], bool]) -> bytes:
+    """The list of validation images whose label values, ascending, pass a rule.
 
     Raises:
         DataError: A label map is missing or corrupt.
@@ -111,6 +151,6 @@ def one_class_list(folder: Path) -> bytes:
     lines = []
     for id in VOC21.find_ids(folder):
         labels = np.unique(read_published_labels(folder / layout.labels / f"{id}{layout.label_suffix}", DEVKIT))
-        if np.count_nonzero((labels > 0) & (labels < 255)) == 1:
+        if keep(labels.tolist()):
             lines.append(f"{id}\n")
     return "".join(lines).encode()

@@ -14,6 +14,7 @@ from harness.commands.arguments import Parser, plain
 from harness.studies.readers import read_paper, select
 from tests.running import REPOSITORY
 
+CELL = re.compile(r"`(\w+/\w+/\w+/\w+)`")
 CARDS = sorted((REPOSITORY / "docs" / "parity").glob("*.md"))
 SETTING = re.compile(r"`([\w.]+) = ([^`]+)`")
 MISSING = object()
@@ -48,6 +49,17 @@ def claims(text: str, card: str) -> Iterator[Claim]:
                 yield Claim(card, file, key, yaml.safe_load(value))
 
 
+def claims_below(text: str, card: str) -> Iterator[Claim]:
+    """Settings of other cells, below the table: a cell and, up to the next cell, settings of it."""
+    prose = " ".join(line.strip() for line in text.split("Choices of other cells:")[-1].splitlines())
+    _, *parts = CELL.split(prose) if "Choices of other cells:" in text else [""]
+    for file, words in zip(parts[::2], parts[1::2], strict=True):
+        found = SETTING.findall(words)
+        assert found, f"{card}: no setting of {file}"
+        for key, value in found:
+            yield Claim(card, file, key, yaml.safe_load(value))
+
+
 def value_at(settings: Any, key: str) -> Any:
     """The value of a setting; a part is known by the name of its class."""
     for name in key.split("."):
@@ -77,7 +89,7 @@ def resolved(file: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("card", CARDS, ids=lambda card: card.stem)
 def test_a_card_says_what_the_configuration_does(card: Any) -> None:
-    made = list(claims(card.read_text(), card.stem))
+    made = [*claims(card.read_text(), card.stem), *claims_below(card.read_text(), card.stem)]
     assert len(made) > 20
     wrong = [
         f"{claim.file}: {claim.key} = {found!r}, not {claim.value!r}"
@@ -98,5 +110,10 @@ def test_a_stale_value_is_found() -> None:
     )
     found = [(claim.value, value_at(resolved(file), claim.key)) for claim in claims(text, "x")]
     assert found == [(0.25, 0.0), (1, MISSING)]
+    below = f"{text}\nChoices of other cells:\n\n- A `{file}`: `method.overlap\n  = 0.25`, b `method.nothing = 1`.\n"
+    assert list(claims_below(below, "x")) == list(claims(text, "x"))
+    assert list(claims_below(text, "x")) == []
+    with pytest.raises(AssertionError, match="no setting of"):
+        list(claims_below(f"Choices of other cells:\n\n- `{file}`: none", "x"))
     with pytest.raises(AssertionError, match="nothing of ours in 'c'"):
         list(claims(text + "| c | as in the paper |\n", "x"))

@@ -1,6 +1,6 @@
 """Stuff classes of the benchmarks: an editable text file per vocabulary, one name per line.
 
-OVDiff queries a language model for these; a list in the repository is reproducible and can be reviewed.
+These are our own. OVDiff asks ChatGPT; the answers that its release publishes are in ``methods/ovdiff/stuff.py``.
 """
 
 from importlib.resources import files

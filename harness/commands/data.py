@@ -191,6 +191,7 @@ def describe(benchmark: type[Benchmark], root: Path | None) -> None:
         f"{benchmark.name}: {(benchmark.__doc__ or '').strip().splitlines()[0]}",
         f"classes:    {len(vocabulary)}{background}",
         f"images:     {benchmark.num_images_published or 'not published'}",
+        *(f"  or        {images}: {split}" for images, split in benchmark.other_splits.items()),
         f"images:     ROOT/{place}/{layout.images}/*{layout.image_suffix}",
         f"  from      {benchmark.images_source.name}",
         f"            {benchmark.images_source.url}",
@@ -243,7 +244,8 @@ def summary(benchmark: type[Benchmark], found: Inspection) -> Table:
         if benchmark.num_images_published is None
         else f"{benchmark.num_images_published} published"
     )
-    drawn.add_row("images", f"{found.num_images} ({published})")
+    split = benchmark.other_splits.get(found.num_images)
+    drawn.add_row("images", f"{found.num_images} ({published}{'' if split is None else f'; this is {split}'})")
     drawn.add_row("classes that occur", f"{labelled} of {classes}")
     drawn.add_row("ignored pixels", ignored)
     drawn.add_row("fingerprint", found.fingerprint or "-")

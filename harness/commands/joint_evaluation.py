@@ -98,12 +98,23 @@ class JointEvaluator:
         try:
             parsed = self.parser.parse_args(resolve_names(arguments))
             if parsed.seeds is not None:
-                raise ConfigurationError("--seeds is not for studies; make the seed a row, a column or a parameter")
+                raise ConfigurationError("--seeds is not for sweeps; make the seed a parameter")
+            if cell.seeds or cell.seed is not None:
+                self._set_seed(parsed, cell.seed)
         except ConfigurationError as error:
             name = cell.row.name if cell.published is None else cell.name
             raise ConfigurationError(f"'{name}': {error}") from error
         self._place(cell, parsed)
         return parsed
+
+    def _set_seed(self, parsed: Namespace, seed: int | None) -> None:
+        """Give the method the seed of a run, where it is the mean over seeds that is asked for."""
+        if "seed" not in (parsed.method.get("init_args") or {}):
+            raise ConfigurationError(f"seeds: {parsed.method.class_path} has no seed, so all runs would be equal")
+        if any(word.partition("=")[0] == "--method.seed" for word in self._rest):
+            raise ConfigurationError("--method.seed would make the runs of all seeds equal; give --seeds")
+        if seed is not None:
+            parsed.method.init_args.seed = seed
 
     def groups(self, parsed: Sequence[Namespace]) -> list[list[int]]:
         """Which parsed cells can share a pass, by their places."""

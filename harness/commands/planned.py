@@ -120,6 +120,7 @@ def print_plan(cells: Sequence[Cell], parsed: Mapping[str, Namespace], rates: Se
             class_name(parsed[cell.name].method.class_path),
             data[cell.name].images,
             data[cell.name].classes,
+            cell.seeds or (plain(parsed[cell.name].method).get("init_args", {}).get("seed"),),
         )
         for cell in running
     ]
@@ -128,6 +129,9 @@ def print_plan(cells: Sequence[Cell], parsed: Mapping[str, Namespace], rates: Se
     lines += [(*_published(cell), "not run", "", "-") for cell in quoted]
     printer = console()
     printer.print(_table(lines, printer.width))
+    for seeds in dict.fromkeys(cell.seeds for cell in running if cell.seeds):
+        rows = [cell.name for cell in running if cell.seeds == seeds]
+        print(f"mean over the seeds {', '.join(map(str, seeds))}: {listed(rows)}")
     if quoted:
         print(f"given as published only: {listed([cell.name for cell in quoted])}")
     _print_needs([cell.name for cell in running], data, needed)
@@ -166,7 +170,8 @@ def _published(cell: Cell) -> tuple[str, str, str]:
     if published is None:
         return cell.name, "", "-"
     where = f"{published.table}, {published.row}, {published.benchmark}"
-    return cell.name, where, "-" if published.value is None else f"{published.value:.2f}"
+    value = "-" if published.value is None else f"{published.value:.2f}"
+    return cell.name, where, value + ("" if published.deviation is None else f" ± {published.deviation:g}")
 
 
 def _print_needs(rows: Sequence[str], data: Mapping[str, DataSummary], needed: Mapping[str, list[Requirement]]) -> None:

@@ -13,12 +13,13 @@ from rich.text import Text
 
 from harness.commands.arguments import plain
 from harness.commands.console import console
+from harness.commands.evaluate import parse_seeds
 from harness.commands.joint_evaluation import JointEvaluator
 from harness.commands.planned import NARROW, class_name, listed, print_plan
 from harness.data.protocol import fingerprint
 from harness.studies import costs
 from harness.studies.readers import PAPERS, default_papers, paper_file, read_paper, select
-from harness.studies.runner import Evaluated, Runner, result_of
+from harness.studies.runner import Evaluated, Runner, result_of, results_of
 from harness.studies.study import Cell, CellResult
 from harness.studies.tables import COMPARISON, comparison, read_comparison, write_comparison
 from harness.system import distributed
@@ -55,6 +56,7 @@ def arguments_parser() -> argparse.ArgumentParser:
     built.add_argument("--data_root", type=Path, default=None, help="folder of the data sets (default: $OVSEG_DATA)")
     built.add_argument("--run_dir", type=Path, default=None, help="for runs and table (default: runs/reproduce/PAPER)")
     built.add_argument("--configs", type=Path, default=None, help=f"folder of the papers' files (default: {PAPERS})")
+    built.add_argument("--seeds", help="mean and deviation over these seeds of the method: 42,43 (default: the file's)")
     built.add_argument("--rates", type=Path, default=None, help=f"measured rates for --dry_run (default: {costs.FILE})")
     built.add_argument(
         "--dry_run", action="store_true", help="say what would run, what is missing, and how long it takes"
@@ -76,9 +78,14 @@ def run(arguments: list[str]) -> int:
     paper, slash, selection = known.what.partition("/")
     everything = read_paper(paper_file(paper, configs))
     cells = select(paper, selection if slash else None, everything)
+    if known.seeds is not None:
+        seeds = tuple(parse_seeds(known.seeds))
+        cells = [cell if cell.quoted else replace(cell, seeds=seeds) for cell in cells]
     folder: Path = known.run_dir or Path("runs") / "reproduce" / paper
     evaluator = evaluator_of(folder, rest, known.data_root)
-    parsed = {cell.name: evaluator.parse(cell) for cell in cells if not cell.quoted}
+    running = [cell for cell in cells if not cell.quoted]
+    runs = running if known.dry_run else [run for cell in running for run in cell.per_seed()]
+    parsed = {run.name: evaluator.parse(run) for run in runs}
     earlier = read_comparison(folder, everything)
     if known.rates is not None and not known.rates.is_file():
         raise ConfigurationError(f"--rates {known.rates} is no file")
@@ -144,10 +151,14 @@ def _leads() -> bool:
 
 
 class _Comparison:
-    """The table on disk: every cell that was measured, also by earlier starts, in the order of the paper."""
+    """The table on disk: every cell that was measured, also by earlier starts, in the order of the paper.
+
+    ``earlier`` has the results of earlier starts by name, of cells and of their runs.
+    """
 
     def __init__(self, folder: Path, paper: str, cells: Sequence[Cell], earlier: dict[str, CellResult]) -> None:
-        self.paper, self.earlier = paper, earlier
+        runs = {run.cell.name: run for result in earlier.values() for run in result.per_seed}
+        self.paper, self.earlier = paper, {**earlier, **runs}
         self._folder, self._order = folder, [cell.name for cell in cells]
         self._results = dict(earlier)
 
@@ -163,13 +174,20 @@ class _Comparison:
 def _run_all(
     runner: Runner, cells: Sequence[Cell], parsed: dict[str, Namespace], table: _Comparison
 ) -> list[CellResult]:
-    """Evaluate cells, equal experiments once; the table is written after each."""
+    """Evaluate cells, equal experiments once; the table is written after each.
+
+    Args:
+        runner: Evaluates.
+        cells: In the order of the paper.
+        parsed: The settings of their runs, by name.
+        table: On disk.
+    """
     found = {cell.name: CellResult(cell) for cell in cells if cell.quoted}
     table.add(list(found.values()))
     alike: dict[Path, list[Cell]] = {}
     for cell in cells:
-        if not cell.quoted:
-            alike.setdefault(parsed[cell.name].run_dir, []).append(cell)
+        for run in [] if cell.quoted else cell.per_seed():
+            alike.setdefault(parsed[run.name].run_dir, []).append(run)
     groups = list(alike.values())
     settings = [parsed[group[0].name] for group in groups]
     began = [(each.run_dir / "run.json").exists() for each in settings]
@@ -177,9 +195,9 @@ def _run_all(
     for done in runner.evaluate(settings, names, keep_going=True):
         group, each = groups[done.place], settings[done.place]
         result = _result(group[0], each, done, began[done.place], table.earlier.get(group[0].name))
-        found |= {cell.name: replace(result, cell=cell) for cell in group}
-        table.add([found[cell.name] for cell in group])
-    return [found[cell.name] for cell in cells]
+        found |= {run.name: replace(result, cell=run) for run in group}
+        table.add(results_of(cells, found))
+    return results_of(cells, found)
 
 
 def _result(cell: Cell, parsed: Namespace, done: Evaluated, began: bool, earlier: CellResult | None) -> CellResult:

@@ -87,6 +87,7 @@ class Benchmark(SegmentationData):
         layout: The layout of its files.
         default_folders: Its usual folders in a folder of data sets.
         num_images_published: Number of images; null if unknown.
+        other_splits: Number of images of another published split -> what that split is; the check accepts and names it.
         images_source: Where the images are published.
         label_sources: The files that hold the label maps or from which they are prepared; one of them is enough.
         prepared_parts: What ``ovseg data prepare`` generates: ``labels``, ``list``, both or nothing.
@@ -100,6 +101,7 @@ class Benchmark(SegmentationData):
     layout: ClassVar[Layout]
     default_folders: ClassVar[tuple[str, ...]]
     num_images_published: ClassVar[int | None]
+    other_splits: ClassVar[Mapping[int, str]] = {}
     images_source: ClassVar[Source]
     label_sources: ClassVar[tuple[Source, ...]]
     prepared_parts: ClassVar[frozenset[PreparedPart]] = frozenset()

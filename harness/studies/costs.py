@@ -59,12 +59,14 @@ class Plan(NamedTuple):
         method: Its method's class by module and name.
         images: How many images its benchmark has; None if unknown.
         classes: The names of the classes that precompute makes something for.
+        seeds: Of its runs; precompute makes something else for each. Null stands for a method without one.
     """
 
     row: str
     method: str
     images: int | None
     classes: tuple[str, ...]
+    seeds: tuple[int | None, ...] = (None,)
 
 
 class Estimate(NamedTuple):
@@ -162,15 +164,16 @@ def estimate(plans: Sequence[Plan], rates: Sequence[Rate]) -> Estimate:
     A stage that a rate lacks, since another run had made its items, is taken from the method's next best rate.
     """
     found = Estimate({}, {}, {})
-    counted: dict[str, set[str]] = {}
+    counted: dict[str, set[tuple[str, int | None]]] = {}
     for plan in plans:
         own = sorted((rate for rate in reversed(rates) if rate.method == plan.method), key=_is_no_gpu)
         if not own or plan.images is None:
             continue
         best = found.used.setdefault(plan.method, own[0])
-        found.image_hours[plan.row] = plan.images * best.image / 3600
+        found.image_hours[plan.row] = len(plan.seeds) * plan.images * best.image / 3600
         known = counted.setdefault(plan.method, set())
-        new = [name for name in dict.fromkeys(plan.classes) if name not in known]
+        items = [(name, seed) for seed in plan.seeds for name in dict.fromkeys(plan.classes)]
+        new = [item for item in items if item not in known]
         known.update(new)
         stages: dict[str, StageRate] = {}
         for stage in (stage for rate in own if rate.hardware == best.hardware for stage in rate.stages):

@@ -2,10 +2,11 @@
 
 A table file has a ``title``; the ``config`` of an experiment; ``rows``, each with a ``name``, its ``set`` of overrides
 and, where a paper reports it, the ``published`` score; and may have ``columns`` of the same form, such as several
-vocabularies, where every row is evaluated.
+vocabularies, where every row is evaluated, and ``seeds``, over whose runs every score is the mean.
 
 A paper's file has ``tables`` by name, each with ``columns`` and ``rows`` by name. Overrides (``set``) of the file, a
-table, a column, a row and a cell follow each other, and later ones win; so do ``tolerance`` and ``score``. A row's
+table, a column, a row and a cell follow each other, and later ones win; so do ``tolerance``, ``score`` and ``seeds``.
+A row's
 ``published`` has an entry for every column in which there is a cell: the number as printed, null where our copy of the
 paper lacks it, or settings by name where there is more to say. A ``quoted`` row is never run.
 
@@ -21,14 +22,14 @@ import yaml
 from harness.studies.study import MIOU, Cell, Published, Study, Variant
 from harness.system.errors import ConfigurationError, did_you_mean
 
-TABLE_KEYS = {"title", "config", "rows", "columns", "published_as"}
+TABLE_KEYS = {"title", "config", "rows", "columns", "published_as", "seeds"}
 ROW_KEYS = {"name", "set", "published"}
 PAPERS = Path("configs") / "papers"
-PAPER_KEYS = {"title", "set", "tolerance", "score", "tables"}
-PAPER_TABLE_KEYS = {"title", "set", "tolerance", "score", "columns", "rows"}
+PAPER_KEYS = {"title", "set", "tolerance", "score", "seeds", "tables"}
+PAPER_TABLE_KEYS = {"title", "set", "tolerance", "score", "seeds", "columns", "rows"}
 PAPER_COLUMN_KEYS = {"title", "set"}
-PAPER_ROW_KEYS = {"title", "set", "tolerance", "score", "quoted", "published"}
-PAPER_CELL_KEYS = {"value", "set", "tolerance", "score", "deviation", "pixel_accuracy"}
+PAPER_ROW_KEYS = {"title", "set", "tolerance", "score", "seeds", "quoted", "published"}
+PAPER_CELL_KEYS = {"value", "set", "tolerance", "score", "seeds", "deviation", "pixel_accuracy"}
 
 
 def read_mapping(file: Path) -> dict[str, Any]:
@@ -65,7 +66,18 @@ def read_table(file: Path) -> Study:
         rows=_variants(file, "rows", content.get("rows")),
         columns=_variants(file, "columns", content["columns"]) if "columns" in content else (MIOU,),
         published_as=str(content.get("published_as", "published")),
+        seeds=_seeds(file, content.get("seeds", [])),
     )
+
+
+def _seeds(place: Path | str, seeds: Any) -> tuple[int, ...]:
+    if (
+        not isinstance(seeds, list)
+        or not all(isinstance(seed, int) and not isinstance(seed, bool) for seed in seeds)
+        or len(set(seeds)) < len(seeds)
+    ):
+        raise ConfigurationError(f"{place}: 'seeds' is a list of distinct whole numbers")
+    return tuple(seeds)
 
 
 def _variants(file: Path, kind: str, entries: Any) -> tuple[Variant, ...]:
@@ -176,9 +188,12 @@ def _cells(file: Path, paper: Mapping[str, Any], name: str, table: Mapping[str, 
             _check(f"{place}/{column_key}", cell, PAPER_CELL_KEYS, "a cell")
             settings: dict[str, Any] = {}
             overrides: dict[str, Any] = {}
+            quoted = bool(row.get("quoted", False))
+            seeds: Any = []
             for level in (paper, table, column, row, cell):
                 settings |= {setting: level[setting] for setting in ("tolerance", "score") if setting in level}
                 overrides |= located(level.get("set", {}), file.parent)
+                seeds = level.get("seeds", seeds)
             settings |= {setting: cell.get(setting) for setting in ("value", "deviation", "pixel_accuracy")}
             titles: dict[str, Any] = {
                 kind: str(entry.get("title", entry_key))
@@ -199,7 +214,8 @@ def _cells(file: Path, paper: Mapping[str, Any], name: str, table: Mapping[str, 
                     f"{name}/{key}/{column_key}",
                     overrides,
                     published,
-                    bool(row.get("quoted", False)),
+                    quoted,
+                    () if quoted else _seeds(f"{place}/{column_key}", seeds),
                 )
             )
     return cells

@@ -1,7 +1,7 @@
 """Evaluating the cells of a study, those that can share a pass over the data in one pass."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -9,7 +9,7 @@ from jsonargparse import Namespace
 
 from harness.engine.evaluation import Evaluation
 from harness.results.run_directory import RESULTS, differences
-from harness.studies.study import METRICS, Cell, CellResult, Sampling, Study
+from harness.studies.study import METRICS, Cell, CellResult, Sampling, Study, mean_over_seeds
 from harness.studies.suggestions import Suggestion, suggest
 from harness.studies.sweeps import identity, with_points
 from harness.studies.tables import write_study
@@ -80,15 +80,19 @@ class Runner:
             RunError: The folder belongs to another sweep.
         """
         cells = study.cells()
-        parsed = [self._evaluator.parse(cell) for cell in cells]
+        runs = [run for cell in cells for run in cell.per_seed()]
+        parsed = [self._evaluator.parse(run) for run in runs]
         if study.sampling is not None and study.sampling.method == "bayes":
             return self._search(study, study.sampling)
-        results: dict[int, CellResult] = {}
-        for done in self.evaluate(parsed, [cell.name for cell in cells]):
-            results[done.place] = result_of(cells[done.place], done)
+        found: dict[str, CellResult] = {}
+        results: list[CellResult] = []
+        for done in self.evaluate(parsed, [run.name for run in runs]):
+            run = runs[done.place]
+            found[run.name] = result_of(run, done)
+            results = results_of(cells, found)
             if distributed.rank() == 0:
-                write_study(self.folder, study, [results[place] for place in sorted(results)])
-        return study, [results[place] for place in sorted(results)]
+                write_study(self.folder, study, results)
+        return study, results
 
     def evaluate(
         self,
@@ -193,6 +197,21 @@ class Runner:
     def _keep(self, study: Study, kept: Sequence[Suggestion]) -> None:
         content = {"schema": SCHEMA, "sweep": identity(study), "sampled": [dict(each.sampled) for each in kept]}
         atomic.write_json(self.folder / SUGGESTIONS, content)
+
+
+def results_of(cells: Sequence[Cell], found: Mapping[str, CellResult]) -> list[CellResult]:
+    """The results of the cells of which all runs are done.
+
+    Args:
+        cells: In their order.
+        found: The results of runs, by name.
+    """
+    whole = [(cell, cell.per_seed()) for cell in cells]
+    return [
+        mean_over_seeds(cell, [found[run.name] for run in runs])
+        for cell, runs in whole
+        if all(run.name in found for run in runs)
+    ]
 
 
 def result_of(cell: Cell, done: Evaluated, **others: Any) -> CellResult:

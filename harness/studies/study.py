@@ -2,9 +2,10 @@
 
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
+from statistics import mean, stdev
 from typing import Any, Literal
 
 from harness.studies.suggestions import Goal, Space
@@ -97,6 +98,8 @@ class Cell:
         overrides: Setting -> value; those of the row win over those of the column.
         published: What a paper reports for it; None where no paper does.
         quoted: It is given as published and never run.
+        seeds: Seeds of the method; its score is the mean over a run with each. Empty for one run with the method's own.
+        seed: The seed of this run, in a cell of ``per_seed``.
     """
 
     row: Variant
@@ -105,6 +108,8 @@ class Cell:
     overrides: Mapping[str, Any]
     published: Published | None = None
     quoted: bool = False
+    seeds: tuple[int, ...] = ()
+    seed: int | None = None
 
     @property
     def arguments(self) -> list[str]:
@@ -117,7 +122,12 @@ class Cell:
         title = self.row.name if self.column is MIOU else f"{self.row.name} {self.column.name}"
         readable = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:40].rstrip("-")
         identity = [[variant.name, dict(variant.overrides)] for variant in (self.row, self.column)]
-        return f"{readable}-{sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]}"
+        seed = "" if self.seed is None else f"-seed-{self.seed}"
+        return f"{readable}-{sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]}{seed}"
+
+    def per_seed(self) -> list["Cell"]:
+        """Its runs: a cell for each of its seeds; itself when it has none."""
+        return [replace(self, name=f"{self.name} (seed {seed})", seeds=(), seed=seed) for seed in self.seeds] or [self]
 
 
 @dataclass(frozen=True)
@@ -149,6 +159,7 @@ class Study:
         goal: Of a sweep, whether larger scores are better.
         space: Of a sweep, its parameters as the file describes them; without parameters for a table.
         sampling: Of a sweep that is no grid. With ``bayes``, ``rows`` are the points so far.
+        seeds: Of every cell, see ``Cell``.
     """
 
     title: str
@@ -160,6 +171,7 @@ class Study:
     goal: Goal = "maximize"
     space: Space = field(default_factory=Space)
     sampling: Sampling | None = None
+    seeds: tuple[int, ...] = ()
 
     @property
     def parameters(self) -> list[str]:
@@ -185,12 +197,14 @@ class Study:
     def cell(self, row: Variant, column: Variant = MIOU) -> Cell:
         """The cell of a row and a column."""
         name = row.name if len(self.columns) == 1 else f"{row.name} / {column.name}"
-        return Cell(row, column, name, {**column.overrides, **row.overrides})
+        return Cell(row, column, name, {**column.overrides, **row.overrides}, seeds=self.seeds)
 
 
 @dataclass(frozen=True)
 class CellResult:
     """What one cell came to.
+
+    Of a cell with seeds, scores and seconds are means over its runs, and what else belongs to one run is the first's.
 
     Attributes:
         cell: The cell.
@@ -207,6 +221,7 @@ class CellResult:
         seconds: Of prediction and scoring, summed over images, on that hardware.
         stages: What its precompute made on that hardware, as in a file of rates.
         joint: It shared a pass over the data, so that its seconds are a share of the pass's and no rate.
+        per_seed: Of a cell with seeds, the results of its runs.
     """
 
     cell: Cell
@@ -223,11 +238,17 @@ class CellResult:
     seconds: float = 0.0
     stages: tuple[dict[str, Any], ...] = ()
     joint: bool = False
+    per_seed: tuple["CellResult", ...] = ()
 
     def score(self, metric: str) -> float | None:
         """One of ``METRICS``, in percent; None when undefined."""
         value: float | None = getattr(self, metric)
         return value
+
+    def deviation(self, metric: str) -> float | None:
+        """The sample standard deviation of a score over seeds, in points; None with fewer than two seeds."""
+        scores = [score for each in self.per_seed if (score := each.score(metric)) is not None]
+        return stdev(scores) if len(scores) == len(self.per_seed) > 1 else None
 
     @property
     def difference(self) -> float | None:
@@ -248,20 +269,66 @@ class CellResult:
 
     def to_json(self) -> dict[str, Any]:
         """Its cell's name, what is published for it, what was measured, and what follows from these."""
-        measured = {key: value for key, value in vars(self).items() if key != "cell"}
         published = None if self.cell.published is None else asdict(self.cell.published)
+        score = "miou" if self.cell.published is None else self.cell.published.score
         return {
             "row": self.cell.name,
             "published": published,
-            **measured,
+            **self._measured(),
+            "deviation": self.deviation(score),
+            "per_seed": [{"seed": each.cell.seed, **each._measured()} for each in self.per_seed],
             "difference": self.difference,
             "within": self.within,
         }
 
+    def _measured(self) -> dict[str, Any]:
+        return {key: value for key, value in vars(self).items() if key not in ("cell", "per_seed")}
+
     @classmethod
     def from_json(cls, cell: Cell, entry: Mapping[str, Any]) -> "CellResult":
         """What ``to_json`` wrote, as a result of the cell."""
-        measured = {
-            key: value for key, value in entry.items() if key not in ("row", "published", "difference", "within")
-        }
-        return cls(cell, **{**measured, "stages": tuple(measured["stages"])})
+        derived = {"row", "published", "deviation", "per_seed", "difference", "within", "seed"}
+        measured = {key: value for key, value in entry.items() if key not in derived}
+        runs = [(each["seed"], each) for each in entry.get("per_seed", [])]
+        by_seed = {each.seed: each for each in replace(cell, seeds=tuple(seed for seed, _ in runs)).per_seed()}
+        return cls(
+            cell,
+            **{**measured, "stages": tuple(measured["stages"])},
+            per_seed=tuple(cls.from_json(by_seed[seed], each) for seed, each in runs),
+        )
+
+
+def mean_over_seeds(cell: Cell, runs: Sequence[CellResult]) -> CellResult:
+    """The result of a cell from those of its runs; one of which did not run leaves the cell without a score.
+
+    Args:
+        cell: The cell.
+        runs: The results of ``cell.per_seed()``, in that order.
+    """
+    if not cell.seeds:
+        (run,) = runs
+        return replace(run, cell=cell)
+    failed = [run for run in runs if run.why is not None]
+    if failed:
+        common = len(failed) == len(runs) and len({run.why for run in failed}) == 1
+        why = failed[0].why if common else f"seed {failed[0].cell.seed}: {failed[0].why}"
+        return CellResult(cell, why=why, method=failed[0].method)
+    scores: dict[str, Any] = {metric: _mean([run.score(metric) for run in runs]) for metric in METRICS}
+    return replace(
+        runs[0],
+        cell=cell,
+        **scores,
+        images=min(run.images for run in runs),
+        whole=all(run.whole for run in runs),
+        hardware=runs[0].hardware if len({run.hardware for run in runs}) == 1 else None,
+        seconds=mean(run.seconds for run in runs),
+        stages=next((run.stages for run in runs if run.stages), ()),
+        joint=any(run.joint for run in runs),
+        per_seed=tuple(runs),
+    )
+
+
+def _mean(scores: Sequence[float | None]) -> float | None:
+    """The mean; None when one is undefined."""
+    defined = [score for score in scores if score is not None]
+    return mean(defined) if len(defined) == len(scores) else None

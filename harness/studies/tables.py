@@ -29,6 +29,7 @@ def header(study: Study) -> list[str]:
 def body(study: Study, results: Sequence[CellResult]) -> list[list[str]]:
     """A study's table as text, one line per row that has an result; Δ is the rounded scores' distance to row one."""
     found = {(result.cell.row.name, result.cell.column.name): result.miou for result in results}
+    spread = {(result.cell.row.name, result.cell.column.name): result.deviation("miou") for result in results}
     scores = {result.cell.row.name: result.score(study.metric) for result in results}
     lines = []
     for row in study.rows:
@@ -37,7 +38,7 @@ def body(study: Study, results: Sequence[CellResult]) -> list[list[str]]:
         line = [str(row.overrides[name]) for name in study.parameters] or [row.name]
         for column in study.columns:
             miou = found.get((row.name, column.name))
-            line.append(_number(miou))
+            line.append(_number(miou) + _plus_minus(spread.get((row.name, column.name)), 1))
             if not study.parameters:
                 base = found.get((study.rows[0].name, column.name))
                 known = miou is not None and base is not None and row is not study.rows[0]
@@ -70,6 +71,10 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
 
 
+def _plus_minus(deviation: float | None, digits: int) -> str:
+    return "" if deviation is None else f" ± {deviation:.{digits}f}"
+
+
 def write_study(folder: Path, study: Study, results: Sequence[CellResult]) -> None:
     """Write the table of a study, as far as it has come."""
     found = [
@@ -81,11 +86,18 @@ def write_study(folder: Path, study: Study, results: Sequence[CellResult]) -> No
             **({"score": result.score(study.metric)} if study.metric != "miou" else {}),
             "published": result.cell.row.published,
             "run": result.run,
+            **(_seeds(result) if result.per_seed else {}),
         }
         for result in results
     ]
     summary = {"title": study.title, "points": len(study.cells()), "arguments": list(study.arguments), "found": found}
     _write(folder, summary, header(study), body(study, results), num_text_columns=1)
+
+
+def _seeds(result: CellResult) -> dict[str, Any]:
+    """The spread of a cell's mIoU over seeds, and its runs."""
+    runs = [{"seed": each.cell.seed, "miou": each.miou, "run": each.run} for each in result.per_seed]
+    return {"deviation": result.deviation("miou"), "per_seed": runs}
 
 
 def comparison(result: CellResult) -> list[str]:
@@ -100,13 +112,22 @@ def comparison(result: CellResult) -> list[str]:
         published.benchmark,
         TITLES[published.score],
         value,
-        _hundredths(result.score(published.score)),
+        _measured(result, published.score) + _count(result),
         "" if difference is None else f"{difference:+.2f}",
         f"{verdict} (±{published.tolerance:g})" if verdict in ("yes", "no") else verdict,
-        _hundredths(result.miou),
-        _hundredths(result.per_image_miou),
+        _measured(result, "miou"),
+        _measured(result, "per_image_miou"),
         str(result.images or ""),
     ]
+
+
+def _measured(result: CellResult, metric: str) -> str:
+    return _hundredths(result.score(metric)) + _plus_minus(result.deviation(metric), 2)
+
+
+def _count(result: CellResult) -> str:
+    count = len(result.per_seed)
+    return f" ({count} seed{'s' if count > 1 else ''})" if count else ""
 
 
 def _hundredths(value: float | None) -> str:

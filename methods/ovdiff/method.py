@@ -28,6 +28,7 @@ from methods.ovdiff.category_filter import CategoryFilter
 from methods.ovdiff.prototypes import LEVELS, Level, MaskResize
 from methods.ovdiff.provenance import support_region
 from methods.ovdiff.stages import MaskStage, PrototypeStage, SupportStage
+from methods.ovdiff.stuff import chatgpt_stuff
 from methods.regions.base import Regions
 from methods.support.attribution import Attribution
 from methods.support.provenance import stretch, winners
@@ -60,7 +61,8 @@ class OVDiff(SegmentationMethod):
         background: ``prototypes`` matches the background with the union of all negative prototypes; ``threshold`` gives
             it a constant score (Table 3).
         background_threshold: That constant, a cosine; 0.72 in the paper.
-        stuff: Names of the vocabulary that are stuff; null takes the data's own list.
+        stuff: Which classes are stuff: ``chatgpt`` for the paper's answers as published, and the data's own list for
+            names that these lack; null for the data's own list alone; or names.
         stuff_similarity_threshold: Cosine with a stuff prototype above which a negative prototype of a thing is
             dropped; null leaves "stuff" filtering out. 0.85 in the release.
         prefilter_stuff: Whether stuff classes, too, must pass the category filter; the release always keeps them.
@@ -100,7 +102,7 @@ class OVDiff(SegmentationMethod):
         levels: Sequence[Level] = LEVELS,
         background: Literal["prototypes", "threshold"] = "prototypes",
         background_threshold: float = 0.72,
-        stuff: Sequence[str] | None = None,
+        stuff: Literal["chatgpt"] | Sequence[str] | None = None,
         stuff_similarity_threshold: float | None = 0.85,
         prefilter_stuff: bool = False,
         max_categories: int = 10,
@@ -119,6 +121,8 @@ class OVDiff(SegmentationMethod):
             raise ConfigurationError(
                 "method: support_size must be at least 1, num_parts 0, num_generated at least support_size"
             )
+        if isinstance(stuff, str) and stuff != "chatgpt":
+            raise ConfigurationError(f"method.stuff is 'chatgpt', null or a list of class names, not '{stuff}'")
         check_templates((prompt,), "method.prompt")
         if not levels:
             raise ConfigurationError(f"method.levels needs at least one of {', '.join(LEVELS)}")
@@ -217,6 +221,8 @@ class OVDiff(SegmentationMethod):
             kept["background"][number] = kept["background"][number][keep]
 
     def _stuff(self) -> frozenset[str]:
+        if self.stuff == "chatgpt":
+            return chatgpt_stuff(self.vocabulary.prompt_names(self.prompt_names), self.vocabulary.stuff)
         return self.vocabulary.stuff if self.stuff is None else frozenset(self.stuff)
 
     # Section 3.4: segmentation via prototype matching.

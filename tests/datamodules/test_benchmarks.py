@@ -30,6 +30,7 @@ MMSEG: dict[str, tuple[str, dict[str, Any]]] = {
     "VOC20": ("PascalVOCDataset", {"reduce_zero_label": True}),
     "VOC21": ("PascalVOCDataset", {}),
     "VOCC": ("PascalVOCDataset", {}),
+    "VOCCRelease": ("PascalVOCDataset", {}),
     "Context59": ("PascalContextDataset59", {}),
     "Context60": ("PascalContextDataset", {}),
     "COCOObject": ("BaseSegDataset", {}),
@@ -40,10 +41,10 @@ MMSEG: dict[str, tuple[str, dict[str, Any]]] = {
     "Cityscapes": ("CityscapesDataset", {}),
 }
 SIZES = {
-    "VOC20": 20, "VOC21": 21, "VOCC": 21, "Context59": 59, "Context60": 60, "COCOObject": 81, "COCOObjectTCL": 81,
-    "COCOStuff": 171, "COCO27": 27, "ADE20K": 150, "Cityscapes": 19,
+    "VOC20": 20, "VOC21": 21, "VOCC": 21, "VOCCRelease": 21, "Context59": 59, "Context60": 60,
+    "COCOObject": 81, "COCOObjectTCL": 81, "COCOStuff": 171, "COCO27": 27, "ADE20K": 150, "Cityscapes": 19,
 }  # fmt: skip
-WITH_BACKGROUND = {"VOC21", "VOCC", "Context60", "COCOObject", "COCOObjectTCL"}
+WITH_BACKGROUND = {"VOC21", "VOCC", "VOCCRelease", "Context60", "COCOObject", "COCOObjectTCL"}
 
 
 def benchmark(name: str) -> type[Benchmark]:
@@ -112,6 +113,14 @@ def test_coco_object_has_the_things_of_coco_stuff() -> None:
     assert objects.names == ("background", *stuff.names[:80])
     assert objects.palette[1:] == stuff.palette[:80]
     assert benchmark("COCOObjectTCL").default_vocabulary() == objects
+
+
+def test_the_two_splits_of_context() -> None:
+    """PASCAL in Detail's JSON file has 5,104 validation images, VOC 2010's own list 5,105, each with a .mat file."""
+    for name in ("Context59", "Context60"):
+        assert benchmark(name).num_images_published == 5104
+        assert list(benchmark(name).other_splits) == [5105]
+        assert "trainval.tar.gz" in benchmark(name).other_splits[5105]
 
 
 def test_the_trailing_space_in_a_name_of_ade_is_stripped() -> None:

@@ -170,6 +170,7 @@ TREES: dict[str, Callable[[Path], None]] = {
     "VOC20": voc,
     "VOC21": voc,
     "VOCC": voc,
+    "VOCCRelease": voc,
     "Context59": context_json,
     "Context60": context_mat,
     "COCOObject": coco,

@@ -53,6 +53,21 @@ class NearestColour(SegmentationMethod):
         ]
 
 
+class SeededColour(NearestColour):
+    """The same with colours that are a little off, as its seed has it."""
+
+    name = "seeded_colour"
+
+    def __init__(self, seed: int = 0, patch: int = 4, window_batch: int = 8) -> None:
+        super().__init__(patch, window_batch=window_batch)
+        self.seed = seed
+
+    def prepare(self) -> None:
+        super().prepare()
+        off = torch.randn(self.colours.shape, generator=torch.Generator().manual_seed(self.seed))
+        self.colours = self.colours + 60 * off
+
+
 class Squares(SegmentationData):
     """Rectangles of random classes on background, noisy, of several sizes; some labels ignored."""
 

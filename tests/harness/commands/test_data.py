@@ -90,7 +90,7 @@ def test_what_is_prepared_passes_the_check(
 ) -> None:
     TREES[NAMES[name]](tmp_path)
     found = getattr(datamodules, NAMES[name])
-    if name == "voc_c":
+    if name.startswith("voc_c"):
         monkeypatch.setattr(found, "num_images_published", 1)
     outcome = ovseg("data", "prepare", name, "--root", tmp_path)
     assert (outcome.code, outcome.err) == (0, "")
@@ -100,6 +100,31 @@ def test_what_is_prepared_passes_the_check(
     assert outcome.out.endswith(f"{found.find_folder(tmp_path)}: no problems\n")
     assert found(str(tmp_path)).fingerprint in outcome.out
     assert f"of {len(found.default_vocabulary())}" in outcome.out
+
+
+def test_an_older_split_passes_and_is_named(
+    ovseg: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    # The trees have three images: the right number of the one split, and then of the other.
+    for route, older, said in (
+        ("Context59", {}, "3 (3 published) "),
+        ("Context60", {3: "the older split"}, "3 (2 published; this is the older split)"),
+    ):
+        found = getattr(datamodules, route)
+        monkeypatch.setattr(found, "num_images_published", 2 if older else 3)
+        monkeypatch.setattr(found, "other_splits", older)
+        root = tmp_path / route
+        root.mkdir()
+        TREES[route](root)
+        assert ovseg("data", "prepare", found.name, "--root", root).code == 0
+        outcome = ovseg("data", "check", found.name, "--root", root)
+        assert (outcome.code, outcome.err) == (0, ""), outcome.out
+        assert said in outcome.out
+    monkeypatch.setattr(datamodules.Context60, "other_splits", {4: "the older split"})
+    outcome = ovseg("data", "check", "context60", "--root", tmp_path / "Context60")
+    assert outcome.code == 1
+    assert "count: found 3 images, 2 are published" in outcome.out
 
 
 def test_the_pixel_fingerprint_follows_pixels_and_not_their_compression(

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,7 +21,7 @@ from harness.method.part import required_by
 from harness.results.run_directory import differences
 from harness.studies import costs
 from harness.studies.readers import default_papers, paper_file, papers, read_paper, select
-from harness.studies.study import Cell, CellResult, Published, Variant
+from harness.studies.study import Cell, CellResult, Published, Variant, mean_over_seeds
 from harness.studies.tables import COMPARISON, read_comparison, write_comparison
 from methods.backbones import HubViT, OpenCLIP
 from methods.fossil.captions import Captions
@@ -46,7 +47,8 @@ COUNTS = {
         "Table 6": 36,
         "Table 7": 18,
     },
-    "ovdiff": {"Table 1": 9 + 1, "Table 2": 6, "Table 3": 13},
+    # In Figure 5 one per N; in Section A.3 one per benchmark.
+    "ovdiff": {"Table 1": 9 + 1, "Table 2": 6, "Table 3": 13, "Figure 5": 6, "Section A.3": 5},
 }
 
 
@@ -111,9 +113,10 @@ def test_every_table_has_its_rows() -> None:
         each = published(name)
         paper, table, row, _ = name.split("/")
         assert each.paper == paper, name
-        assert table == each.table.lower().replace(" ", ""), name
-        # Numbers that our copy of the paper has only as a picture.
-        assert (each.value is None) == (paper == "ovdiff" and each.table in ("Table 2", "Table 3")), name
+        assert table.replace("_", "") == re.sub("[^a-z0-9]", "", each.table.lower()), name
+        # Numbers that our copy of the paper has only as a picture, or not at all.
+        assert (each.value is None) == (paper == "ovdiff" and each.table != "Table 1"), name
+        assert CELLS[name].seeds == ((42, 43, 44, 45, 46) if name.startswith("ovdiff/table1/") else ()), name
         assert (each.score == "per_image_miou") == (paper == "freeseg_diff" and row.endswith("release")), name
     for paper in PAPERS:
         assert (CONFIGS / f"{paper}.yaml").read_text().startswith("# "), paper
@@ -272,6 +275,85 @@ def test_measured_stands_beside_published(configs: Path, ovseg: Callable[..., Ou
     assert ovseg(*line[:1], "squares/t/b_patch16", *line[2:]).code == 0
     assert (folder / "table.json").read_bytes() == before
     assert {file: json.loads(file.read_text())["seconds"] for file in folder.glob("*/results.json")} == seconds
+
+
+def test_a_cell_with_seeds_is_their_mean_and_deviation(
+    configs: Path, ovseg: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    seeded = {"method": "tinyseg.SeededColour"}
+    one = {**row("e", 60.0, {**seeded, "method.seed": 4}, tolerance=50.0)}
+    many = {**row("f", 60.0, seeded, deviation=0.2, tolerance=50.0), "seeds": [3, 4, 5]}
+    edit(configs, lambda rows: (rows.clear(), rows.update(e_one=one, f_many=many)))
+    folder = tmp_path / "out"
+    line = ["reproduce", "squares", "--configs", configs, "--run_dir", folder]
+    planned = ovseg(*line, "--dry_run")
+    assert planned.code == 0, planned.err
+    assert "mean over the seeds 3, 4, 5: t/f_many/squares\n" in planned.out
+    assert "60.00 ± 0.2" in planned.out
+    done = ovseg(*line)
+    assert done.code == 0, done.err
+    # The run of seed 4 is the other row's, too.
+    scores = {}
+    for file in folder.glob("*/results.json"):
+        config = yaml.safe_load((file.parent / "config.yaml").read_text())
+        scores[config["method"]["init_args"]["seed"]] = json.loads(file.read_text())["miou"]
+    assert sorted(scores) == [3, 4, 5]
+    assert len(set(scores.values())) == 3
+    mean = sum(scores.values()) / 3
+    deviation = (sum((score - mean) ** 2 for score in scores.values()) / 2) ** 0.5
+    single, found = json.loads((folder / "table.json").read_text())["found"]
+    assert (single["miou"], single["deviation"], single["per_seed"]) == (scores[4], None, [])
+    assert (found["miou"], found["deviation"]) == (pytest.approx(mean), pytest.approx(deviation))
+    assert [(each["seed"], each["miou"]) for each in found["per_seed"]] == sorted(scores.items())
+    assert found["difference"] == pytest.approx(mean - 60)
+    _, _, line_of_cell = csv.reader((folder / "table.csv").open())
+    assert line_of_cell[3] == "60.00 ± 0.2"
+    assert line_of_cell[4] == f"{mean:.2f} ± {deviation:.2f} (3 seeds)"
+    assert line_of_cell[7] == f"{mean:.2f} ± {deviation:.2f}"
+    assert f"{mean:.2f} ± {deviation:.2f} (3 seeds)" in done.out
+    # Again: the table is read and written as it was. One seed on the command line, and one that cannot be meant.
+    before = (folder / "table.json").read_bytes()
+    assert ovseg(*line).code == 0
+    assert (folder / "table.json").read_bytes() == before
+    alone = ovseg(*line[:1], "squares/t/f_many", *line[2:], "--seeds", "5")
+    assert alone.code == 0, alone.err
+    assert f"{scores[5]:.2f} (1 seed)" in alone.out
+    wrong = ovseg(*line, "--method.seed", "7")
+    assert wrong.code == 2
+    assert "t/f_many/squares" in wrong.err
+    assert "give --seeds" in wrong.err
+
+
+def test_seeds_that_mean_nothing_are_said(configs: Path, ovseg: Callable[..., Outcome], tmp_path: Path) -> None:
+    line = ["reproduce", "squares/t/a_patch4", "--configs", configs, "--run_dir", tmp_path / "out"]
+    failed = ovseg(*line, "--seeds", "1,2")
+    assert failed.code == 2
+    assert "NearestColour has no seed, so all runs would be equal" in failed.err
+    for seeds in ("3", [3, 3], [1.5], [True]):
+        edit(configs, lambda rows, seeds=seeds: rows["a_patch4"].update(seeds=seeds))
+        failed = ovseg(*line)
+        assert failed.code == 2
+        assert "t/a_patch4/squares: 'seeds' is a list of distinct whole numbers" in failed.err
+    # What is closer to the cell wins; a quoted row has no runs.
+    content = yaml.safe_load((configs / "squares.yaml").read_text())
+    content["seeds"], content["tables"]["t"]["rows"]["a_patch4"]["seeds"] = [1, 2], []
+    content["tables"]["t"]["rows"]["b_patch16"]["published"]["squares"]["seeds"] = [9]
+    content["tables"]["t"]["rows"]["d_voc"]["quoted"] = True
+    (configs / "squares.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    assert [cell.seeds for cell in read_paper(configs / "squares.yaml")] == [(), (9,), (1, 2), ()]
+
+
+def test_a_run_that_fails_leaves_its_cell_without_a_score() -> None:
+    cell = Cell(Variant("r"), Variant("c"), "t/r/c", {}, Published("p", "t", "r", "c", 50.0), seeds=(1, 2))
+    runs = [CellResult(run, run=f"run-{run.seed}", miou=50.0 + run.seed, images=3) for run in cell.per_seed()]
+    assert mean_over_seeds(cell, runs).miou == 51.5
+    assert mean_over_seeds(cell, runs).deviation("miou") == pytest.approx(0.5**0.5)
+    failed = replace(runs[1], run=None, miou=None, why="no room")
+    assert mean_over_seeds(cell, [runs[0], failed]).why == "seed 2: no room"
+    assert mean_over_seeds(cell, [replace(each, run=None, why="no room") for each in runs]).why == "no room"
+    undefined = mean_over_seeds(cell, [runs[0], replace(runs[1], miou=None)])
+    assert (undefined.miou, undefined.deviation("miou"), undefined.within) == (None, None, None)
 
 
 def test_nothing_that_can_run_is_exit_code_2(configs: Path, ovseg: Callable[..., Outcome], tmp_path: Path) -> None:
@@ -497,6 +579,10 @@ def test_hours_count_what_is_made_once_once() -> None:
     assert found.image_hours == {"a": 1.0, "b": 0.5}
     assert found.precompute == {"m.M": 3 + 2}
     assert found.used["m.M"].source == "new, everything was there"
+    # Each seed has images and support sets of its own; what another plan makes with one of them is shared.
+    seeded = [costs.Plan("e", "m.M", 100, ("cat",), (1, 2)), costs.Plan("f", "m.M", 100, ("cat", "dog"), (2,))]
+    assert costs.estimate(seeded, rates).image_hours == {"e": 1.0, "f": 0.5}
+    assert costs.estimate(seeded, rates).precompute == {"m.M": 3 + 2}
     assert costs.unit("cuda: H200") == "GPU-hours on H200"
     assert costs.unit("cpu: slow, 1 thread") == "CPU-hours on slow, 1 thread"
 

@@ -26,13 +26,17 @@ from tests.datamodules.trees import (
     HEIGHT,
     TREES,
     WIDTH,
+    blocks,
     coco,
     context_ids,
     context_json,
     context_labels,
     context_mat,
+    indexed,
     instances,
     voc,
+    write,
+    write_image,
 )
 
 CONVERTERS = Path(mmseg.__file__).parent / ".mim" / "tools" / "dataset_converters"
@@ -163,6 +167,39 @@ def test_voc_c_lists_images_with_one_object_class(tmp_path: Path) -> None:
     assert prepare_benchmark("VOCC", tmp_path).num_written == 1
     listed = tmp_path / "VOCdevkit" / "VOC2012" / "ImageSets" / "Segmentation" / "val_voc_c.txt"
     assert listed.read_text() == "2008_000042\n"
+
+
+def printed_by_the_release(values: list[int]) -> str:
+    """The label values of an image as FreeSeg-Diff's release writes them, the border being background there."""
+    array = np.unique(np.where(np.array(values) == 255, 0, np.array(values)).astype(np.uint8))
+    return str(array).replace("[", "").replace("]", "").replace(" ", "")
+
+
+def test_the_two_lists_of_voc_c(tmp_path: Path) -> None:
+    """The paper's intent, one class of object; the release's rule, at most two characters in the printed labels."""
+    folder = tmp_path / "VOCdevkit" / "VOC2012"
+    cases: dict[str, tuple[list[int], bool, bool]] = {
+        "a_one_digit": ([0, 7, 255], True, True),
+        "b_nine": ([0, 9], True, True),
+        "c_two_digits": ([0, 15, 255], True, False),
+        "d_ten": ([0, 10], True, False),
+        "e_two_classes": ([0, 3, 4], False, False),
+        "f_two_classes_without_background": ([3, 4], False, True),
+        "g_two_digits_without_background": ([15], True, True),
+        "h_two_digits_and_the_border": ([15, 255], True, False),
+        "i_nothing": ([0, 255], False, True),
+        "j_one_digit_and_the_border": ([7, 255], True, True),
+    }
+    for index, (id, (values, _, by_release)) in enumerate(cases.items()):
+        write_image(folder / "JPEGImages" / f"{id}.jpg", index)
+        indexed(folder / "SegmentationClass" / f"{id}.png", blocks(values, index))
+        assert (len(printed_by_the_release(values)) <= 2) == by_release, id
+    write(folder / "ImageSets" / "Segmentation" / "val.txt", "".join(f"{id}\n" for id in cases))
+    for name, file, place in (("VOCC", "val_voc_c.txt", 1), ("VOCCRelease", "val_voc_c_release.txt", 2)):
+        assert prepare_benchmark(name, tmp_path).errors == []
+        listed = (folder / "ImageSets" / "Segmentation" / file).read_text().split()
+        assert listed == [id for id, case in cases.items() if case[place]]
+        assert getattr(datamodules, name)(str(tmp_path)).ids == listed
 
 
 @pytest.mark.parametrize("name", PREPARED)

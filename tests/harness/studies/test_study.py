@@ -75,6 +75,37 @@ def test_a_table_holds_what_its_runs_found(table: Path, ovseg: Callable[..., Out
     assert {file: json.loads(file.read_text())["seconds"] for file in folder.glob("*/results.json")} == seconds
 
 
+def test_a_table_over_seeds_gives_mean_and_deviation(ovseg: Callable[..., Outcome], tmp_path: Path) -> None:
+    file, folder = tmp_path / "seeds.yaml", tmp_path / "out"
+    rows = [{"name": "patch 4"}, {"name": "patch 16", "set": {"method.patch": 16}}]
+    rows = [{**each, "set": {"method": "tinyseg.SeededColour", **each.get("set", {})}} for each in rows]
+    content = {"title": "Patches", "config": str(SQUARES), "rows": rows}
+    file.write_text(yaml.safe_dump(content | {"seeds": [0, 1, 2]}))
+    done = ovseg("table", file, "--run_dir", folder)
+    assert done.code == 0, done.err
+    lines = list(csv.reader((folder / "table.csv").open()))
+    means = []
+    for number, each in enumerate(json.loads((folder / "table.json").read_text())["found"]):
+        scores = [json.loads((folder / run["run"] / "results.json").read_text())["miou"] for run in each["per_seed"]]
+        assert [run["seed"] for run in each["per_seed"]] == [0, 1, 2]
+        assert len(set(scores)) == 3
+        means.append(float(np.mean(scores)))
+        assert each["miou"] == pytest.approx(means[-1])
+        assert each["deviation"] == pytest.approx(float(np.std(scores, ddof=1)))
+        assert lines[1 + number][1] == f"{np.mean(scores):.1f} ± {np.std(scores, ddof=1):.1f}"
+        assert lines[1 + number][1] in done.out
+    assert lines[2][2] == f"{round(means[1], 1) - round(means[0], 1):+.1f}"
+    assert len(list(folder.glob("*/results.json"))) == 6
+    # The command's seeds win, and are read where they ran already.
+    again = ovseg("table", file, "--run_dir", folder, "--seeds", "1,2")
+    assert again.code == 0, again.err
+    assert "4 of 4: patch 16 (seed 2) (finished)" in again.out
+    file.write_text(yaml.safe_dump({**content, "rows": [{"name": "no seed"}]}))
+    failed = ovseg("table", file, "--run_dir", folder, "--seeds", "1,2")
+    assert failed.code == 2
+    assert "'no seed': seeds: tinyseg.NearestColour has no seed" in failed.err
+
+
 def test_a_sweep_draws_its_curve(ovseg: Callable[..., Outcome], tmp_path: Path) -> None:
     folder = tmp_path / "out"
     done = ovseg("sweep", sweep_file(tmp_path), "--run_dir", folder)

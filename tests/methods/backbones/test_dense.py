@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from transformers import (
     Dinov2Config,
     Dinov2Model,
@@ -16,8 +17,9 @@ from transformers import (
 )
 
 from harness import ModelError
-from methods.backbones import HubViT
-from methods.backbones.pixels import IMAGENET_MEAN, IMAGENET_STD, normalise, pad_to_multiple
+from methods.backbones import DenseFeatures, HubViT
+from methods.backbones.pixels import IMAGENET_MEAN, IMAGENET_STD, normalise, pad_to_multiple, resize
+from tests.running import REPOSITORY
 
 SHAPE = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 3, "patch_size": 4, "image_size": 16}
 MODELS = {
@@ -105,3 +107,28 @@ def test_mae_keeps_all_patches_in_their_order(tmp_path: Path) -> None:
     expected[:, :, 1, 2], expected[:, :, 3, 5] = found[:, :, 3, 5], found[:, :, 1, 2]
     torch.testing.assert_close(other, expected)
     assert not torch.allclose(found, expected)
+
+
+@torch.inference_mode()
+def test_ovdiffs_mae_features_are_keys_of_the_last_layer_at_448(tmp_path: Path) -> None:
+    """The model file of Table 2's MAE row, with a tiny model: projected by hand from what enters the last layer."""
+    torch.manual_seed(0)
+    shape = {**SHAPE, "patch_size": 16, "image_size": 32}
+    ViTMAEModel(ViTMAEConfig(**shape, intermediate_size=48)).save_pretrained(tmp_path)
+    settings = yaml.safe_load((REPOSITORY / "configs" / "models" / "mae_vitb16_keys.yaml").read_text())["init_args"]
+    assert {key: settings[key] for key in ("kind", "layer", "size")} == {"kind": "key", "layer": -1, "size": 448}
+    extractor = DenseFeatures(**settings | {"backbone": HubViT(str(tmp_path))})
+    extractor.load()
+    found = extractor.features(images(30, 50))
+    assert found.shape == (2, 24, 28, 28)
+    model = extractor.backbone.model
+    pixels = normalise(resize(images(30, 50), (448, 448)).to(torch.uint8), IMAGENET_MEAN, IMAGENET_STD)
+    noise = torch.arange(28 * 28).expand(2, -1)
+    entered = model(pixels, noise=noise, interpolate_pos_encoding=True, output_hidden_states=True).hidden_states[-2]
+    last = model.layers[-1]
+    projection = last.attention.k_proj
+    normed = torch.nn.functional.layer_norm(
+        entered, (24,), last.layernorm_before.weight, last.layernorm_before.bias, model.config.layer_norm_eps
+    )
+    keys = normed @ projection.weight.T + projection.bias
+    torch.testing.assert_close(found.flatten(2).transpose(1, 2), keys[:, 1:])
