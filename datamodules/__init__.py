@@ -2,7 +2,7 @@
 
 from datamodules.ade20k import ADE20K
 from datamodules.cityscapes import Cityscapes
-from datamodules.coco27 import COCO27
+from datamodules.coco27 import COCO27, COCO27Unlabeled
 from datamodules.coco_object import COCOObject, COCOObjectTCL
 from datamodules.coco_stuff import COCOStuff
 from datamodules.context import Context59, Context60
@@ -15,6 +15,7 @@ __all__ = [
     "VOC20",
     "VOC21",
     "VOCC",
+    "COCO27Unlabeled",
     "COCOObject",
     "COCOObjectTCL",
     "COCOStuff",

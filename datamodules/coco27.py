@@ -1,4 +1,4 @@
-"""COCO-27: the 27 supercategories of COCO-Stuff, 12 of things and 15 of stuff."""
+"""COCO-27: the 27 supercategories of COCO-Stuff, 12 of things and 15 of stuff, and FreeSeg-Diff's with "unlabeled"."""
 
 import numpy as np
 
@@ -48,6 +48,9 @@ GROUPS = {group: tuple(names.split(", ")) for group, names in {**THINGS, **STUFF
 class COCO27(COCOStuffMaps):
     """COCO-27, validation: the 27 supercategories of COCO-Stuff; unlabelled pixels are not scored.
 
+    A method may ask for the names of the 171 classes that the groups join (``Vocabulary.fine_names``): what a group is
+    called, such as "food-stuff", is nothing that an image shows.
+
     Args:
         root: ``coco_stuff164k``, with ``images`` and ``annotations``, or its parent folder; null takes OVSEG_DATA.
         batch_size: Samples per call of ``predict_step``.
@@ -62,7 +65,7 @@ class COCO27(COCOStuffMaps):
     @classmethod
     def default_vocabulary(cls) -> Vocabulary:
         """12 groups of things, 15 of stuff."""
-        return Vocabulary(tuple(GROUPS), stuff=frozenset(STUFF))
+        return Vocabulary(tuple(GROUPS), stuff=frozenset(STUFF), members=tuple(GROUPS.values()))
 
     @classmethod
     def stuff_map_table(cls) -> np.ndarray:
@@ -70,3 +73,29 @@ class COCO27(COCOStuffMaps):
         names, _ = metainfo("coco_stuff", "COCOStuffDataset")
         label_of = {name: label for label, members in enumerate(GROUPS.values()) for name in members}
         return lookup_table({id - 1: label_of[name] for id, name in zip(CATEGORY_IDS, names, strict=True)})
+
+
+class COCO27Unlabeled(COCO27):
+    """COCO-27 with "unlabeled" as its first class, as FreeSeg-Diff's release scores it.
+
+    The release (``evaluation.py``, ``segment.py``) scores 27 + 1 classes. Label 0, "unlabeled", has the pixels that
+    belong to none of the groups, COCO-Stuff's unlabelled value 255 among them; no pixel is left out.
+
+    Args:
+        root: ``coco_stuff164k``, with ``images`` and ``annotations``, or its parent folder; null takes OVSEG_DATA.
+        batch_size: Samples per call of ``predict_step``.
+        num_workers: Processes per rank that read images.
+        limit: Number of images to use, from the first; null takes all.
+        on_error: Whether to ``stop`` at an unreadable image or ``skip`` it.
+    """
+
+    name = "coco27_unlabeled"
+    # The files are those of COCO-27.
+    label_table = lookup_table({group: group + 1 for group in range(len(GROUPS))}, rest=0)
+
+    @classmethod
+    def default_vocabulary(cls) -> Vocabulary:
+        """Unlabeled, and the 27 groups."""
+        return Vocabulary(
+            ("unlabeled", *GROUPS), background=True, stuff=frozenset(STUFF), members=((), *GROUPS.values())
+        )

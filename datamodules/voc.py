@@ -3,15 +3,20 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 
 from datamodules.label_maps import read_published_labels
 from datamodules.metainfo import metainfo
 from datamodules.stuff import stuff_names
-from harness.data.benchmark import REDUCE_ZERO_LABEL, Benchmark, Job, Layout, Source
+from harness.data.benchmark import IGNORE_LABEL, REDUCE_ZERO_LABEL, Benchmark, Job, Layout, Source
+from harness.data.datamodule import LabeledImage
+from harness.data.protocol import fingerprint
 from harness.data.vocabulary import Vocabulary
+from harness.system.errors import ConfigurationError
+
+Void = Literal["ignore", "background"]
 
 DEVKIT = Source(
     "VOCtrainval_11-May-2012.tar", "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar"
@@ -37,6 +42,11 @@ class VOC21(Benchmark):
         num_workers: Processes per rank that read images.
         limit: Number of images to use, from the first; null takes all.
         on_error: Whether to ``stop`` at an unreadable image or ``skip`` it.
+        void: The border of the objects and what is too difficult, 255 in the label maps: not scored (``ignore``), or
+            counted as ``background``, as in FreeSeg-Diff's release (``datasetsManager.py``).
+
+    Raises:
+        ConfigurationError: ``void`` is background, of a benchmark without one.
     """
 
     name = "voc21"
@@ -46,6 +56,33 @@ class VOC21(Benchmark):
     images_source = DEVKIT
     label_sources = (DEVKIT,)
     class_name_overrides = CLASS_NAME_OVERRIDES
+
+    def __init__(
+        self,
+        root: str | None = None,
+        batch_size: int = 1,
+        num_workers: int = 0,
+        limit: int | None = None,
+        on_error: Literal["stop", "skip"] = "stop",
+        void: Void = "ignore",
+    ) -> None:
+        super().__init__(root, batch_size, num_workers, limit, on_error)
+        if void == "background" and not self.vocabulary.background:
+            raise ConfigurationError(f"{self.name} has no background that the void border could be counted as")
+        self.void: Void = void
+
+    @property
+    def fingerprint(self) -> str:
+        """As of every benchmark, and of ``void`` if it is not ignored."""
+        found = super().fingerprint
+        return found if self.void == "ignore" else fingerprint([found, "void", self.void])
+
+    def read(self, index: int) -> LabeledImage:
+        """As every benchmark, with ``void`` as the settings have it."""
+        image, labels = super().read(index)
+        if self.void == "background" and labels is not None:
+            labels = np.where(labels == IGNORE_LABEL, 0, labels)
+        return LabeledImage(image, labels)
 
     @classmethod
     def default_vocabulary(cls) -> Vocabulary:
@@ -63,6 +100,7 @@ class VOC20(VOC21):
         num_workers: Processes per rank that read images.
         limit: Number of images to use, from the first; null takes all.
         on_error: Whether to ``stop`` at an unreadable image or ``skip`` it.
+        void: As in ``VOC21``; only ``ignore`` here, where there is no background.
     """
 
     name = "voc20"
@@ -88,6 +126,7 @@ class VOCC(VOC21):
         num_workers: Processes per rank that read images.
         limit: Number of images to use, from the first; null takes all.
         on_error: Whether to ``stop`` at an unreadable image or ``skip`` it.
+        void: As in ``VOC21``.
     """
 
     name = "voc_c"
@@ -114,6 +153,7 @@ class VOCCRelease(VOCC):
         num_workers: Processes per rank that read images.
         limit: Number of images to use, from the first; null takes all.
         on_error: Whether to ``stop`` at an unreadable image or ``skip`` it.
+        void: As in ``VOC21``.
     """
 
     name = "voc_c_release"

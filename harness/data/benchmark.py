@@ -158,6 +158,7 @@ class Benchmark(SegmentationData):
             vocabulary.background,
             frozenset(overrides.get(name, name) for name in vocabulary.stuff),
             vocabulary.palette,
+            vocabulary.members,
         )
 
     @classmethod

@@ -131,9 +131,12 @@ class SegmentationData(LightningDataModule):
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits over the vocabulary's names and every image's id and content signature, in order."""
+        """16 hex digits over the vocabulary's names and members, and every image's id and content signature."""
         images = [[id, self.content_signature(index)] for index, id in enumerate(self.ids)]
-        return fingerprint([self.vocabulary.names, self.vocabulary.background, images])
+        vocabulary = self.vocabulary
+        # A benchmark without members keeps the fingerprint that it had before there were any.
+        members = [vocabulary.members] if vocabulary.members else []
+        return fingerprint([vocabulary.names, vocabulary.background, images, *members])
 
     def plan(self, protocol: Protocol, indices: Sequence[int]) -> None:
         """Set the images that this rank predicts and the protocol; called before ``predict_dataloader``.

@@ -36,15 +36,19 @@ class Vocabulary:
         background: Whether class 0 is the background, that is, everything outside the other classes.
         stuff: The names of stuff classes (amorphous regions such as sky), as opposed to things.
         palette: (R, G, B) in [0, 255] per class; the VOC colour map when left empty.
+        members: For a benchmark that joins finer classes into groups, such as COCO-27: per class the names of the
+            finer classes in it, none for the background. Empty for all other benchmarks.
 
     Raises:
-        ConfigurationError: No names, an empty or repeated name, over 255 names, or a palette of another length.
+        ConfigurationError: No names, an empty or repeated name, over 255 names, a palette or members of another
+            length, or a member that is empty, repeated, or missing for a class other than the background.
     """
 
     names: tuple[str, ...]
     background: bool = False
     stuff: frozenset[str] = frozenset()
     palette: tuple[tuple[int, int, int], ...] = ()
+    members: tuple[tuple[str, ...], ...] = ()
 
     def __post_init__(self) -> None:
         if not self.names or any(not name.strip() for name in self.names):
@@ -63,6 +67,19 @@ class Vocabulary:
             object.__setattr__(self, "palette", voc_palette(len(self.names) + first)[first:])
         elif len(self.palette) != len(self.names):
             raise ConfigurationError(f"the palette has {len(self.palette)} colours for {len(self.names)} classes")
+        if self.members:
+            self._check_members()
+
+    def _check_members(self) -> None:
+        if len(self.members) != len(self.names):
+            raise ConfigurationError(f"the vocabulary has members of {len(self.members)} of its {len(self)} classes")
+        for label, (name, members) in enumerate(zip(self.names, self.members, strict=True)):
+            if bool(members) == (self.background and label == 0):
+                raise ConfigurationError(f"all classes but the background have members, unlike {name!r}")
+        every = [member for members in self.members for member in members]
+        wrong = sorted({member for member in every if every.count(member) > 1 or not member.strip()})
+        if wrong:
+            raise ConfigurationError(f"the vocabulary has the member {wrong[0]!r}, which is empty or there twice")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -71,6 +88,13 @@ class Vocabulary:
     def foreground(self) -> tuple[str, ...]:
         """All names but the background."""
         return self.names[1:] if self.background else self.names
+
+    @property
+    def fine_names(self) -> tuple[tuple[str, int], ...]:
+        """The finest names that the benchmark has, without the background, each with the label that it means."""
+        first = int(self.background)
+        groups = self.members[first:] or tuple((name,) for name in self.foreground)
+        return tuple((member, label) for label, group in enumerate(groups, first) for member in group)
 
     def prompt_names(self, aliases: Mapping[str, str]) -> dict[str, str]:
         """The name to use in prompts, per class name without the background.

@@ -8,10 +8,12 @@ import torch.nn.functional as F
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
+from harness.data.prompts import check_templates
 from harness.method.part import Requirement
 from harness.system.errors import ConfigurationError, did_you_mean
 from methods.backbones import diffusion_pipeline as parts
 from methods.backbones import hub
+from methods.backbones.class_attention import ClassTokens, class_logits, class_texts
 from methods.backbones.diffusion_pipeline import Precision
 from methods.backbones.features import FeatureExtractor
 from methods.backbones.pixels import fitted_scale, resize
@@ -44,8 +46,14 @@ class DiffusionFeatures(FeatureExtractor):
         kind: ``query``: the cross-attention queries of attention blocks such as ``up_blocks.1.attentions.0`` (OVDiff's
             and FreeSeg-Diff's releases; of the first transformer block, where SDXL has several). ``output``: what any
             block gives, such as ``up_blocks.1.resnets.0``, ``up_blocks.1.attentions.0`` or ``up_blocks.1``.
-        attention_layers: Attention blocks whose self-attention, mean over the heads, is appended: a channel for every
-            place that a place can attend to (FreeSeg-Diff's "A + F").
+        attention_layers: Attention blocks whose attention is appended to the features (FreeSeg-Diff's "A + F").
+        attention: ``classes``: cross-attention logits, before softmax, to the text of every class, a channel for
+            every head and class (FreeSeg-Diff's release, ``attentionHook.py``); these features need ``class_features``.
+            ``self``: softmaxed self-attention, mean over the heads, a channel for every place that a place can attend
+            to. Its values are around 1 / places and hence next to nothing beside the features' own: clusters by
+            Euclidean distance are the same with and without it.
+        class_template: The text of a class for ``attention: classes``, the release's by default.
+        class_tokens: What of that text is taken, see ``class_attention.class_texts``.
         timestep: t; 200 in OVDiff's release, 0 in FreeSeg-Diff.
         prompt: The text of images that come without one.
         size: Side in pixels at which images are seen; null takes the model's own.
@@ -70,6 +78,9 @@ class DiffusionFeatures(FeatureExtractor):
         layers: Sequence[str] = OVDIFF_LAYERS,
         kind: Literal["query", "output"] = "query",
         attention_layers: Sequence[str] = (),
+        attention: Literal["self", "classes"] = "self",
+        class_template: str = "A photo of {}",
+        class_tokens: ClassTokens = "released",
         timestep: int = 200,
         prompt: str = "",
         size: int | None = None,
@@ -83,8 +94,10 @@ class DiffusionFeatures(FeatureExtractor):
         super().__init__()
         if not layers and not attention_layers:
             raise ConfigurationError("diffusion features need at least one layer")
+        check_templates((class_template,), "diffusion features: class_template")
         self.name, self.revision, self.variant = name, revision, variant
         self.layers, self.kind, self.attention_layers = tuple(layers), kind, tuple(attention_layers)
+        self.attention, self.class_template, self.class_tokens = attention, class_template, class_tokens
         self.timestep, self.prompt = timestep, prompt
         self.size, self.fit, self.grid = size, fit, grid
         self.sample_latents, self.noise, self.seed = sample_latents, noise, seed
@@ -105,10 +118,15 @@ class DiffusionFeatures(FeatureExtractor):
         known = dict(pipeline.unet.named_modules())
         suffix = "attn2.to_q" if self.kind == "query" else ""
         self._taps: list[tuple[str, ...]] = [(_inside(layer, suffix, known),) for layer in self.layers]
-        self._taps += [
-            (_inside(layer, "attn1.to_q", known), _inside(layer, "attn1.to_k", known))
-            for layer in self.attention_layers
-        ]
+        self._class_taps: list[str] = []
+        if self.attention == "classes":
+            self._class_taps = [_inside(layer, "attn2.to_q", known) for layer in self.attention_layers]
+        else:
+            self._taps += [
+                (_inside(layer, "attn1.to_q", known), _inside(layer, "attn1.to_k", known))
+                for layer in self.attention_layers
+            ]
+        self._texts: tuple[tuple[str, ...], Tensor] | None = None
         self._heads = {name: module.heads for name, module in known.items() if hasattr(module, "heads")}
         self.pipeline = pipeline
         for part, module in parts.modules(pipeline).items():
@@ -127,7 +145,6 @@ class DiffusionFeatures(FeatureExtractor):
         """The model's own size; images that are left as they come have none."""
         return {"size": None if self.fit == "none" else self._side}
 
-    @torch.no_grad()
     def features(self, images: Tensor, prompts: Sequence[str] | None = None) -> Tensor:
         """See ``FeatureExtractor.features``.
 
@@ -137,7 +154,27 @@ class DiffusionFeatures(FeatureExtractor):
 
         Returns:
             [B, D, grid height, grid width] float32; the grid covers the whole image.
+
+        Raises:
+            ConfigurationError: Attention to the classes is asked for, whose names only ``class_features`` is told.
         """
+        if self._class_taps:
+            raise ConfigurationError(
+                "diffusion features with attention: classes need the names of the classes, which FreeSeg-Diff's "
+                "clusters give and this use does not"
+            )
+        return self._features(images, prompts, ())
+
+    def class_features(self, images: Tensor, names: Sequence[str]) -> Tensor:
+        """See ``FeatureExtractor.class_features``: with ``attention: classes``, what each layer attends to each class.
+
+        Returns:
+            [B, D + L * heads * C, grid height, grid width] float32, D as in ``features``, L attention layers.
+        """
+        return self._features(images, None, names)
+
+    @torch.no_grad()
+    def _features(self, images: Tensor, prompts: Sequence[str] | None, names: Sequence[str]) -> Tensor:
         size = self._seen_size(images.shape[2], images.shape[3])
         latents = parts.latent_size(size, self.pipeline)
         seeds = [self.seed] * len(images)
@@ -152,14 +189,33 @@ class DiffusionFeatures(FeatureExtractor):
             )
             texts = [self.prompt] * len(images) if prompts is None else prompts
             seen = self._run(noisy, parts.text_arguments(self.pipeline, texts, size))
+            attended = self._attended(seen, names) if names else []
         target = parts.longer_side(latents, self.grid)
         planes = [self._plane([seen[name] for name in tap], tap, latents, target) for tap in self._taps]
+        planes += [_on_grid(each, latents, target) for each in attended]
+        if not planes:
+            raise ConfigurationError("diffusion features without layers need class names to attend to")
         return torch.cat(planes, dim=1)
+
+    def _attended(self, seen: dict[str, Tensor], names: Sequence[str]) -> list[Tensor]:
+        """Per layer of ``attention: classes`` its logits, [B, heads * C, places]."""
+        found = []
+        for name in self._class_taps:
+            attention = self.pipeline.unet.get_submodule(name.removesuffix(".to_q"))
+            key = attention.to_k(self._class_texts(names).to(attention.to_k.weight.dtype))
+            found.append(class_logits(seen[name], key, int(attention.heads), float(attention.scale)))
+        return found
+
+    def _class_texts(self, names: Sequence[str]) -> Tensor:
+        """The classes' texts, [C, D]; those of one list of names are kept until another comes."""
+        if self._texts is None or self._texts[0] != tuple(names):
+            self._texts = tuple(names), class_texts(self.pipeline, names, self.class_template, self.class_tokens)
+        return self._texts[1].to(self.pipeline.unet.device)
 
     def _run(self, noisy: Tensor, arguments: dict[str, Any]) -> dict[str, Tensor]:
         """One pass of the UNet, ended as soon as all that is wanted was seen."""
         unet, seen = self.pipeline.unet, dict[str, Tensor]()
-        wanted = {name for tap in self._taps for name in tap}
+        wanted = {name for tap in self._taps for name in tap} | set(self._class_taps)
         hooks = [unet.get_submodule(name).register_forward_hook(_keep(seen, name, len(wanted))) for name in wanted]
         try:
             unet(noisy, torch.tensor(self.timestep, device=noisy.device), **arguments)
@@ -177,9 +233,7 @@ class DiffusionFeatures(FeatureExtractor):
         plane = found[0].float()
         if len(found) == 2:
             plane = self_attention(plane, found[1].float(), self._heads[tap[0].removesuffix(".to_q")])
-        if plane.ndim == 3:
-            plane = plane.transpose(1, 2).unflatten(2, parts.grid_of(plane.shape[1], latents))
-        return plane if plane.shape[2:] == target else F.interpolate(plane, target, mode="bilinear")
+        return _on_grid(plane.transpose(1, 2) if plane.ndim == 3 else plane, latents, target)
 
     @property
     def _side(self) -> int:
@@ -196,6 +250,13 @@ class DiffusionFeatures(FeatureExtractor):
         if self.fit == "short":
             scale = fitted_scale(height, width, side)
         return max(cell, round(height * scale / cell) * cell), max(cell, round(width * scale / cell) * cell)
+
+
+def _on_grid(plane: Tensor, latents: tuple[int, int], target: tuple[int, int]) -> Tensor:
+    """[B, C, places] or [B, C, height, width], bilinearly as [B, C, height, width] of the target."""
+    if plane.ndim == 3:
+        plane = plane.unflatten(2, parts.grid_of(plane.shape[2], latents))
+    return plane if plane.shape[2:] == target else F.interpolate(plane, target, mode="bilinear")
 
 
 class _Seen(Exception):

@@ -1,6 +1,7 @@
 """Φ_v: dense features of an image, from whatever frozen model, with all choices made."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Literal
 
 from torch import Tensor
@@ -16,17 +17,30 @@ class FeatureExtractor(Part):
 
     @abstractmethod
     def features(self, images: Tensor) -> Tensor:
-        """[B, 3, h, w] uint8 RGB -> [B, D, grid height, grid width] float32; the grid covers the whole image."""
+        """[B, 3, h, w] uint8 RGB -> [B, D, grid height, grid width] float32; the grid covers exactly the image."""
+
+    def class_features(self, images: Tensor, names: Sequence[str]) -> Tensor:
+        """As ``features``, for an extractor that also looks at the classes' names; most do not.
+
+        Args:
+            images: [B, 3, h, w] uint8 RGB.
+            names: The classes; possibly none.
+        """
+        return self.features(images)
 
 
 class DenseFeatures(FeatureExtractor):
     """One kind of features of one layer of a vision transformer.
 
+    Images are resized to whole patches, each side to the nearest: with padding instead, the grid would reach beyond
+    the image, and whoever stretches it over the image would shift its cells by up to a patch.
+
     Args:
         backbone: The frozen model.
         kind: ``key``, ``query``, ``value`` or ``token``.
         layer: Which layer, negative from the end.
-        size: Side in pixels to which images and windows are resized first; null shows them as they are.
+        size: Side in pixels to which images and windows are resized first; null shows them as they are. Both are then
+            rounded to whole patches.
         fit: ``squash`` makes them ``size`` x ``size``; ``short`` brings the short side to ``size``, or the long side to
             4 x ``size`` if that is less.
 
@@ -56,11 +70,16 @@ class DenseFeatures(FeatureExtractor):
         return self.backbone.features(self._resized(images), self.kind, self.layer).patches
 
     def _resized(self, images: Tensor) -> Tensor:
-        if self.size is None:
-            return images
         height, width = images.shape[2:]
-        target = (self.size, self.size)
-        if self.fit == "short":
+        target = (self._whole_patches(height), self._whole_patches(width))
+        if self.size is not None and self.fit == "squash":
+            target = (self._whole_patches(self.size),) * 2
+        elif self.size is not None:
             scale = fitted_scale(height, width, self.size)
-            target = (max(1, round(height * scale)), max(1, round(width * scale)))
+            target = (self._whole_patches(height * scale), self._whole_patches(width * scale))
         return images if (height, width) == target else resize(images, target).to(images.dtype)
+
+    def _whole_patches(self, side: float) -> int:
+        """The multiple of the patch size nearest to a side in pixels, at least one patch."""
+        patch = self.backbone.patch_size
+        return max(1, int(side / patch + 0.5)) * patch

@@ -146,20 +146,22 @@ class CandidateFilter(Part):
         """The candidate classes of some keywords.
 
         Args:
-            keywords: Words; equal ones count once.
+            keywords: Words; one that is given twice counts twice in the average.
             classes: What ``prepare`` gave.
             clip: As in ``prepare``.
 
         Returns:
             Indices of the names, ascending; none without a keyword.
         """
+        if not keywords:
+            return []
         encode = self._encoder(clip).encode_text
         # Each alone, so that no keyword's vector depends on the others'.
-        texts = [[self.keyword_template.replace("{}", word)] for word in dict.fromkeys(keywords)]
-        if not texts:
-            return []
-        encoded = torch.cat([encode(text).float() for text in texts])
-        return nearest_classes(distances(encoded, classes, self.distance), self.average)
+        encoded = {
+            word: encode([self.keyword_template.replace("{}", word)]).float() for word in dict.fromkeys(keywords)
+        }
+        vectors = torch.cat([encoded[word] for word in keywords])
+        return nearest_classes(distances(vectors, classes, self.distance), self.average)
 
 
 def distances(keywords: Tensor, classes: Tensor, kind: Distance = "cosine") -> Tensor:

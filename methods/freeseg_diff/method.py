@@ -5,6 +5,7 @@ CLIP's encoders. Facts that only the release has are from bcorrad/FreeSegDiff-re
 """
 
 from collections.abc import Sequence
+from itertools import count
 from typing import Literal, NamedTuple
 
 import torch
@@ -24,6 +25,7 @@ from methods.support.nouns import NounReader, SpacyNouns
 
 UNLABELED = -1
 View = Literal["whole", "centre", "box"]
+Keywords = Literal["lemmas", "tokens"]
 
 
 class EncodedImage(NamedTuple):
@@ -43,7 +45,7 @@ class EncodedImage(NamedTuple):
 class FreeSegDiff(SegmentationMethod):
     """Clusters of diffusion features, named by CLIP among the nouns of a caption, and refined.
 
-    Paper and release differ in six places. The default is the paper's; the release's way is reached so:
+    Paper and release differ in eight places. The default is the paper's; the release's way is reached so:
 
     1. Features: outputs of the UNet's res-blocks (Sec. 3.1.2); the release takes cross-attention queries
        (``regions.extractor.kind`` query, ``layers`` down_blocks.2.attentions.0 and .1, up_blocks.1.attentions.0 to .2).
@@ -53,15 +55,25 @@ class FreeSegDiff(SegmentationMethod):
        (configs/models/blip_base.yaml), which the paper's text and figures speak of, too.
     4. Candidates: CLIP's text encoder, and keywords beyond the average distance to all classes are ignored
        (Sec. 3.1.1); the release has Stable Diffusion's text encoder, correlation distance, and the average over the
-       keywords' nearest classes (``candidates``; its nouns, too, differ: ``nouns.adjectives`` head).
+       keywords' nearest classes (``candidates``). Its keywords are the caption's words as they stand there, an
+       adjective's head once more for every adjective, and count in that average as often as they come (``keywords``
+       tokens, ``nouns.adjectives`` heads); the paper has a "set of keywords", here the nouns' singulars.
     5. Naming: every region alone has the closest of all classes, and is unlabeled if that is no candidate (Sec. 3.1.3);
-       in the release other classes do not compete (``reject`` false), a class names only the one region that is most
-       like it (``one_region`` true), and CLIP sees the middle square of the image (``view`` centre).
-    6. The score is a mean IoU of the data set; the release averages each image's own, which is given beside it under
+       in the release other classes do not compete (``reject`` false) and a class names only the one region that is
+       most like it (``one_region`` true).
+    6. What CLIP sees: in the paper "image crops" that the masks give (Fig. 2), "the sub-image highlighted by the mask"
+       (Sec. 3.1), here the smallest square around the region with nothing else in it; the release masks the image
+       (Sec. 3.1.3) and leaves the rest to CLIP's own processing, which keeps its middle square (``view`` centre).
+    7. The border of PASCAL VOC's objects has no label, and the paper does not speak of it: it is not scored. The
+       release counts it as background (``data.void`` background).
+    8. The score is a mean IoU of the data set; the release averages each image's own, which is given beside it under
        its own name (``per_image_miou``).
 
     An unlabeled region is background. Where the vocabulary has none, a region takes the closest candidate instead, or
     the closest class if there is no candidate.
+
+    Both append attention maps to the features for "A + F"; the paper does not say which. The release's are logits of
+    cross-attention to the texts of all classes (``regions.extractor.attention`` classes and ``attention_layers``).
 
     Args:
         regions: Class-agnostic masks: ``FeatureClusters`` of Stable Diffusion's features.
@@ -75,8 +87,13 @@ class FreeSegDiff(SegmentationMethod):
             candidates, and mean background; none in the paper. Names that the vocabulary has itself are left out.
         fill: RGB of what lies outside a region when CLIP sees it, black in paper and release; ``region`` takes the
             region's mean colour, against which its outline shows least.
-        view: What CLIP sees of a masked image: the ``whole``, squashed; its ``centre`` square, as CLIP's own
-            processor would (the release); or a ``box``, the smallest square around the region (Fig. 2 shows crops).
+        view: What CLIP sees of a masked image: a ``box``, the smallest square around the region (the paper, see 6);
+            its ``centre`` square, as CLIP's own processor would (the release); or the ``whole``, squashed.
+        keywords: ``lemmas``: the singular of every noun of the caption, each once. ``tokens``: every noun that
+            ``nouns`` gives as it stands in the caption, repeats among them (the release).
+        fine_names: Where classes are groups of finer ones, as in COCO-27, the finer names are asked for, as keywords'
+            and regions' classes, and the one that is found stands for its group (the release); false asks for the
+            groups' own names.
         reject: See 5.
         one_region: See 5.
         scale: CLIP's logit scale; it matters with ``one_region`` alone.
@@ -91,7 +108,7 @@ class FreeSegDiff(SegmentationMethod):
 
     name = "freeseg_diff"
     scores_background = True
-    image_settings = frozenset({"regions", "clip", "captioner", "fill", "view"})
+    image_settings = frozenset({"regions", "clip", "captioner", "fill", "view", "fine_names"})
 
     def __init__(
         self,
@@ -104,13 +121,15 @@ class FreeSegDiff(SegmentationMethod):
         templates: Sequence[str] | None = None,
         background_names: Sequence[str] = (),
         fill: Sequence[int] | Literal["region"] = (0, 0, 0),
-        view: View = "whole",
+        view: View = "box",
         reject: bool = True,
         one_region: bool = False,
         scale: float = 100.0,
         threshold: float = 0.5,
         relative: bool = False,
         overlap: Literal["highest", "first"] = "highest",
+        keywords: Keywords = "lemmas",
+        fine_names: bool = True,
     ) -> None:
         super().__init__()
         if fill != "region" and (len(fill) != 3 or not all(0 <= int(level) <= 255 for level in fill)):
@@ -134,15 +153,18 @@ class FreeSegDiff(SegmentationMethod):
         self.threshold = threshold
         self.relative = relative
         self.overlap = overlap
+        self.keywords: Keywords = keywords
+        self.fine_names = fine_names
 
     def prepare(self) -> None:
         """T: encode the classes, for naming and for filtering."""
-        own = self.vocabulary.foreground
-        further = [] if self.names_found or not self.vocabulary.background else self.background_names
-        self._names = [*own, *(name for name in further if name not in own)]
         first = int(self.vocabulary.background)
+        own = dict(self.vocabulary.fine_names if self.fine_names else zip(self.vocabulary.foreground, count(first)))
+        further = [] if self.names_found or not self.vocabulary.background else self.background_names
         # What a name's pixels are labelled: its class, or the background for a further name or none.
-        self._labels = [*range(first, first + len(own)), *[0] * (len(self._names) - len(own))]
+        labels = own | {name: 0 for name in further if name not in own}
+        self._names, self._labels = list(labels), list(labels.values())
+        self._num_own = len(own)
         self._text = self.clip.encode_classes(self._names, self.templates or self.protocol.templates)
         if self.candidates is not None and not self.names_found:
             self._encoded = self.candidates.prepare(self._names, self.clip)
@@ -150,9 +172,17 @@ class FreeSegDiff(SegmentationMethod):
     def encode_image(self, sample: Sample) -> EncodedImage:
         """What the frozen models see in the whole image: its caption, its regions (3.1.2), and V of each region."""
         caption = None if self.captioner is None else self._caption(sample.original, sample.id)
-        masks = self.regions.masks(sample.image)
+        masks = self.regions.class_masks(sample.image, self._class_names(caption))
         embeddings = [self.clip.encode_images(self._seen(sample.image, mask)[None]) for mask in masks]
         return EncodedImage(caption, masks, torch.cat(embeddings).float())
+
+    def _class_names(self, caption: str | None) -> list[str]:
+        """The classes that the regions' features may look at; names that other images' captions gave are none."""
+        own = self._names[: self._num_own]
+        if caption is None or not self.names_found:
+            return own
+        keywords = self._distinct_nouns(caption)
+        return [name for name in own if name in keywords]
 
     def image_context(self, sample: Sample, image: EncodedImage) -> Tensor:
         """The rest of Section 3.1: the label map, [h, w] at the size of ``sample.image``."""
@@ -168,6 +198,12 @@ class FreeSegDiff(SegmentationMethod):
         return stored_caption(self.captioner, image, self.store, title)
 
     def _keywords(self, caption: str) -> list[str]:
+        """What is compared with the classes, see ``keywords``."""
+        if self.keywords == "lemmas":
+            return self._distinct_nouns(caption)
+        return [noun.text for noun in self.nouns.nouns(caption)] if self.nouns is not None else []
+
+    def _distinct_nouns(self, caption: str) -> list[str]:
         """The nouns of a caption, singular, each once."""
         nouns = [] if self.nouns is None else self.nouns.nouns(caption)
         return list(dict.fromkeys(noun.lemma for noun in nouns))
@@ -176,12 +212,12 @@ class FreeSegDiff(SegmentationMethod):
         """C' as a mask over the names, [C] bool; all of them without a caption."""
         if caption is None or self.candidates is None:
             return torch.ones(len(self._names), dtype=torch.bool)
-        keywords = self._keywords(caption)
         if self.names_found:
-            return torch.tensor([name in keywords for name in self._names])
+            nouns = self._distinct_nouns(caption)
+            return torch.tensor([name in nouns for name in self._names])
         chosen = torch.zeros(len(self._names), dtype=torch.bool)
-        chosen[self.candidates(keywords, self._encoded, self.clip)] = True
-        chosen[len(self.vocabulary.foreground) :] = True
+        chosen[self.candidates(self._keywords(caption), self._encoded, self.clip)] = True
+        chosen[self._num_own :] = True
         return chosen
 
     @property
@@ -198,7 +234,7 @@ class FreeSegDiff(SegmentationMethod):
         Raises:
             ConfigurationError: There is no captioner.
         """
-        return tuple(self._keywords(self._caption(image, "an image")))
+        return tuple(self._distinct_nouns(self._caption(image, "an image")))
 
     # Section 3.1.3: masks classification and refinement.
 

@@ -1,6 +1,7 @@
 """Regions by k-means on the dense features of one image (FreeSeg-Diff, Section 3.1.2)."""
 
 import warnings
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -60,7 +61,14 @@ class FeatureClusters(Regions):
 
         The order, unlike k-means' own numbers, does not depend on the starts.
         """
-        features = self.extractor.features(image[None])
+        return self._clusters(self.extractor.features(image[None]), image)
+
+    @torch.no_grad()
+    def class_masks(self, image: Tensor, names: Sequence[str]) -> Tensor:
+        """As ``masks``, of features that may look at the classes' names."""
+        return self._clusters(self.extractor.class_features(image[None], names), image)
+
+    def _clusters(self, features: Tensor, image: Tensor) -> Tensor:
         size = (int(image.shape[1]), int(image.shape[2]))
         if self.resize == "features":
             features = F.interpolate(features, size, mode="bilinear", align_corners=False)

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 from harness.method.part import Part, Requirement, required_file
 from harness.system.errors import ConfigurationError
 
-Adjectives = Literal["drop", "head", "phrase"]
+Adjectives = Literal["drop", "head", "phrase", "heads"]
 
 
 class Noun(NamedTuple):
@@ -35,7 +35,7 @@ class NounReader(Part):
 
     @abstractmethod
     def nouns(self, caption: str) -> list[Noun]:
-        """All nouns of a caption, in its order; one that stands there twice is given twice."""
+        """All nouns of a caption, in its order; one that stands there twice is given at least twice."""
 
 
 class SpacyNouns(NounReader):
@@ -44,9 +44,10 @@ class SpacyNouns(NounReader):
     Args:
         model: An installed model of spaCy or a model's folder. FreeSeg-Diff's release uses ``en_core_web_sm``; FOSSIL
             names none.
-        adjectives: How adjectives are treated. FOSSIL uses nouns alone (``drop``). FreeSeg-Diff's release takes
-            the word that an adjective belongs to, once per word (``head``, its closed vocabulary), or the two together
-            (``phrase``, its open vocabulary: "red" and "cat" of "a red fat cat" give "red cat").
+        adjectives: How adjectives are treated. FOSSIL uses nouns alone (``drop``). FreeSeg-Diff's release gives the
+            word that an adjective belongs to, once for every adjective and, if it is a noun, once for itself
+            (``heads``, its closed vocabulary: "a red fat cat" gives "cat" three times), or the two words together
+            (``phrase``, its open vocabulary: "red cat", "fat cat" and "cat"). ``head`` gives that word only once.
         proper_nouns: Take names, such as "London", too.
     """
 
@@ -109,24 +110,24 @@ def nouns_of_tokens(tokens: Iterable[Any], adjectives: Adjectives = "drop", prop
         proper_nouns: As in ``SpacyNouns``.
 
     Returns:
-        In the caption's order. A phrase's ``text`` is the two words, its span reaches from the one to the other.
+        In the caption's order; with ``heads`` a noun is given once more for each of its adjectives. A phrase's
+        ``text`` is the two words, its span reaches from the one to the other.
     """
     wanted = {"NOUN", "PROPN"} if proper_nouns else {"NOUN"}
-    found: dict[tuple[int, int], Noun] = {}
+    found: list[Noun] = []
     for token in tokens:
         if token.is_stop:
             continue
-        noun = None
         if token.pos_ in wanted:
-            noun = _noun(token)
-        elif token.pos_ == "ADJ" and adjectives == "head":
-            noun = _noun(token.head)
+            found.append(_noun(token))
+        elif token.pos_ == "ADJ" and adjectives in ("head", "heads"):
+            found.append(_noun(token.head))
         elif token.pos_ == "ADJ" and adjectives == "phrase":
-            noun = _phrase(token)
-        if noun is not None:
-            # The head of an adjective comes by itself, too.
-            found.setdefault((noun.start, noun.end), noun)
-    return sorted(found.values(), key=lambda noun: (noun.start, noun.end))
+            found.append(_phrase(token))
+    if adjectives != "heads":
+        # The head of an adjective comes by itself, too.
+        found = list({(noun.start, noun.end): noun for noun in found}.values())
+    return sorted(found, key=lambda noun: (noun.start, noun.end))
 
 
 def _noun(token: Any) -> Noun:

@@ -123,6 +123,62 @@ def test_the_two_splits_of_context() -> None:
         assert "trainval.tar.gz" in benchmark(name).other_splits[5105]
 
 
+def test_coco27_with_unlabeled_scores_every_pixel_of_the_same_files(roots: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(roots["COCO27"], tmp_path / "data")
+    plain, with_unlabeled = (benchmark(name)(str(tmp_path / "data")) for name in ("COCO27", "COCO27Unlabeled"))
+    partly = plain.read(0).labels.copy()
+    partly[:20, :30] = 255
+    grey(plain.label_path(0), partly)
+    names = with_unlabeled.vocabulary.names
+    assert (len(names), names[0], with_unlabeled.vocabulary.background) == (28, "unlabeled", True)
+    assert names[1:] == plain.vocabulary.names
+    assert with_unlabeled.name == "coco27_unlabeled"
+    for index in range(len(plain.ids)):
+        ours, theirs = with_unlabeled.read(index).labels, plain.read(index).labels.astype(int)
+        # FreeSeg-Diff's release: 255, and what is in no group, is 0; the groups follow.
+        assert np.array_equal(ours, np.where(theirs == 255, 0, theirs + 1))
+    assert np.count_nonzero(with_unlabeled.read(0).labels == 0) == 600
+    assert plain.fingerprint != with_unlabeled.fingerprint
+
+
+def test_members_of_coco27_are_the_171_classes_of_coco_stuff() -> None:
+    stuff = benchmark("COCOStuff").default_vocabulary()
+    assert benchmark("COCOStuff").default_vocabulary().members == ()
+    for name, first in (("COCO27", 0), ("COCO27Unlabeled", 1)):
+        vocabulary = benchmark(name).default_vocabulary()
+        labels = dict(vocabulary.fine_names)
+        assert set(labels) == set(stuff.names)
+        of = {member: vocabulary.names[labels[member]] for member in ("cat", "apple", "salad", "desk-stuff", "person")}
+        assert of == {
+            "cat": "animal",
+            "apple": "food",
+            "salad": "food-stuff",
+            "desk-stuff": "furniture-stuff",
+            "person": "person",
+        }
+        assert min(labels.values()) == first
+        assert benchmark(name).vocabulary_for("mmseg").members == vocabulary.members
+
+
+@pytest.mark.parametrize("name", ["VOC21", "VOCC"])
+def test_voc_s_border_is_ignored_or_background(name: str, roots: dict[str, Path]) -> None:
+    root = str(roots[name])
+    plain, counted = benchmark(name)(root), benchmark(name)(root, void="background")
+    borders = 0
+    for index in range(len(plain.ids)):
+        given, labels = plain.read(index).labels, counted.read(index).labels
+        assert labels.dtype == np.uint8
+        assert np.array_equal(labels, np.where(given == 255, 0, given))
+        borders += np.count_nonzero(given == 255)
+    assert borders > 0
+    assert plain.fingerprint != counted.fingerprint
+
+
+def test_voc_s_border_is_no_background_where_there_is_none(roots: dict[str, Path]) -> None:
+    with pytest.raises(ConfigurationError, match="voc20 has no background"):
+        benchmark("VOC20")(str(roots["VOC20"]), void="background")
+
+
 def test_the_trailing_space_in_a_name_of_ade_is_stripped() -> None:
     assert "bed " in mmseg.datasets.ADE20KDataset.METAINFO["classes"]
     names = benchmark("ADE20K").default_vocabulary().names

@@ -46,7 +46,13 @@ class LoadedFeatures(DiffusionFeatures):
 @torch.inference_mode()
 def test_one_image_is_captioned_clustered_named_and_refined(tmp_path: Path) -> None:
     extractor = LoadedFeatures(
-        layers=RESBLOCKS, kind="output", attention_layers=ATTENTIONS, timestep=0, noise=False, grid=32
+        layers=RESBLOCKS,
+        kind="output",
+        attention_layers=ATTENTIONS,
+        attention="classes",
+        timestep=0,
+        noise=False,
+        grid=32,
     )
     captioner = LoadedBlip()
     method = FreeSegDiff(
@@ -62,11 +68,11 @@ def test_one_image_is_captioned_clustered_named_and_refined(tmp_path: Path) -> N
         Vocabulary.from_class_names("dog, potted plant, bus"), Protocol("test", resize="none", window=None)
     )
     method.prepare()
-    # Five res-blocks of 1280 channels, and five maps of 16 x 16 places.
+    # Five res-blocks of 1280 channels, and three classes in eight heads of five attention blocks.
     random = torch.Generator().manual_seed(0)
     image = torch.randint(0, 256, (3, 375, 500), generator=random, dtype=torch.uint8)
-    features = extractor.features(image[None])
-    assert features.shape == (1, 5 * 1280 + 5 * 256, 32, 32)
+    features = extractor.class_features(image[None], ["dog", "potted plant", "bus"])
+    assert features.shape == (1, 5 * 1280 + 5 * 8 * 3, 32, 32)
     assert features.isfinite().all()
     assert sum(weight.numel() for weight in captioner.parameters()) > 220e6
     sample = Sample(0, "x", image, image, None, (375, 500))

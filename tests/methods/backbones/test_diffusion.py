@@ -17,6 +17,7 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 from harness import ConfigurationError, ModelError
 from methods.backbones import DiffusersTextToImage, DiffusionFeatures
+from methods.backbones.class_attention import class_texts
 from methods.backbones.diffusion_pipeline import grid_of, noisy_latents
 from methods.support import Attribution
 from miniature.training import WEIGHTS
@@ -285,6 +286,101 @@ def test_block_outputs_and_self_attention_are_features_too(painter: StableDiffus
     assert patches.shape == (2, 64 + 128 + 64 + 64, 16, 16)
     assert torch.allclose(attention.sum(dim=1), torch.ones(2, 16, 16), atol=1e-4)
     assert attention.min() >= 0
+
+
+def released_text(pipeline: StableDiffusionPipeline, name: str) -> torch.Tensor:
+    """FreeSeg-Diff's release, ``runner.py``, literally: words apart, states averaged, positions by the bare name."""
+    states = [pipeline.encode_prompt([f"A photo of {word}"], "cpu", 1, False)[0] for word in name.split()]
+    encoded = torch.cat(states).mean(0)
+    return encoded[1 : len(pipeline.tokenizer(name)["input_ids"])].mean(0)
+
+
+@pytest.mark.parametrize("tokens", ["released", "name"])
+def test_attention_to_classes_is_appended_as_logits_per_layer_head_and_class(
+    painter: StableDiffusionPipeline, tokens: str
+) -> None:
+    names, blocks = ["cat", "sun", "dining table"], ["mid_block.attentions.0", "up_blocks.1.attentions.0"]
+    model = extractor(
+        painter, attention_layers=blocks, attention="classes", class_tokens=tokens, timestep=0, noise=False
+    )
+    images = pictures()
+    found = model.class_features(images, names)
+    plain = extractor(painter, timestep=0, noise=False).features(images)
+    assert torch.equal(found[:, : plain.shape[1]], plain)
+    assert torch.equal(model.class_features(images, []), plain)
+    # The release's attentionHook.py, literally: q of the block's input, k of the text, per head, scaled, no softmax.
+    seen = {}
+    modules = {name: painter.unet.get_submodule(f"{name}.transformer_blocks.0.attn2") for name in blocks}
+    hooks = [
+        module.register_forward_hook(lambda m, i, o, name=name: seen.update({name: m.to_q(i[0])}))
+        for name, module in modules.items()
+    ]
+    with torch.no_grad():
+        latents = noisy_latents(painter, images, 0, [43, 43], noise=False)
+        painter.unet(latents, 0, painter.encode_prompt(["", ""], "cpu", 1, False)[0])
+        # Of "A photo of dining table" positions 4 to 8 are "dining table"'s five tokens in Miniature's vocabulary.
+        spans = {"cat": (4, 5), "sun": (4, 5), "dining table": (4, 9)}
+        texts = {
+            "released": lambda name: released_text(painter, name),
+            "name": lambda name: painter.encode_prompt([f"A photo of {name}"], "cpu", 1, False)[0][0][
+                slice(*spans[name])
+            ].mean(0),
+        }[tokens]
+        expected = []
+        for name, module in modules.items():
+            keys = module.head_to_batch_dim(module.to_k(torch.stack([texts(each) for each in names])[None]))
+            maps = []
+            for image in range(2):
+                queries = module.head_to_batch_dim(seen[name][image : image + 1])
+                logits = torch.einsum("bid,bjd->bij", queries, keys) * module.scale
+                side = int(logits.shape[1] ** 0.5)
+                maps.append(logits.permute(0, 2, 1).reshape(1, -1, side, side))
+            expected.append(torch.nn.functional.interpolate(torch.cat(maps), (16, 16), mode="bilinear"))
+    for hook in hooks:
+        hook.remove()
+    # Four and two heads, three classes each.
+    assert expected[0].shape[1] == 12
+    torch.testing.assert_close(found[:, plain.shape[1] :], torch.cat(expected, dim=1), atol=1e-4, rtol=1e-4)
+
+
+def test_released_texts_are_the_templates_for_short_names_and_the_names_own_otherwise(
+    painter: StableDiffusionPipeline,
+) -> None:
+    released, named = (class_texts(painter, ["cat", "boat"], "A photo of {}", kind) for kind in ("released", "name"))
+    # "a" and "photo", which the encoder reads before the name.
+    assert torch.allclose(released[0], released[1], atol=1e-5)
+    assert not torch.allclose(named[0], named[1], atol=1e-2)
+
+
+def test_attention_to_classes_needs_their_names(painter: StableDiffusionPipeline) -> None:
+    model = extractor(painter, attention_layers=["mid_block.attentions.0"], attention="classes")
+    with pytest.raises(ConfigurationError, match="names of the classes"):
+        model.features(pictures())
+    alone = extractor(painter, layers=[], attention_layers=["mid_block.attentions.0"], attention="classes")
+    assert alone.class_features(pictures(), ["cat"]).shape[1] == 4
+    with pytest.raises(ConfigurationError, match="need class names"):
+        alone.class_features(pictures(), [])
+    with pytest.raises(ConfigurationError, match="class_template"):
+        extractor(painter, class_template="A photo")
+    # Another list of names is another text.
+    first = alone.class_features(pictures(), ["dining table"])
+    assert not torch.equal(first, alone.class_features(pictures(), ["cat"]))
+    assert torch.equal(first, alone.class_features(pictures(), ["dining table"]))
+
+
+def test_settings_of_the_attention_are_identity(painter: StableDiffusionPipeline) -> None:
+    base = {"attention_layers": ["mid_block.attentions.0"], "attention": "classes"}
+    changes = ({}, {"attention": "self"}, {"class_template": "{}"}, {"class_tokens": "name"}, {"attention_layers": []})
+    found = {json.dumps(extractor(painter, **(base | change)).identity(), sort_keys=True) for change in changes}
+    assert len(found) == len(changes)
+
+
+def test_attention_to_classes_runs_on_sdxl(sdxl: StableDiffusionXLPipeline) -> None:
+    model = extractor(
+        sdxl, layers=["mid_block.attentions.0"], attention_layers=["mid_block.attentions.0"], attention="classes"
+    )
+    heads = sdxl.unet.get_submodule("mid_block.attentions.0.transformer_blocks.0.attn2").heads
+    assert model.class_features(pictures(), ["cat", "sun"]).shape[1] == 32 + 2 * heads
 
 
 @pytest.mark.parametrize(("fit", "grid"), [("squash", (16, 16)), ("short", (16, 20)), ("none", (24, 30))])

@@ -76,6 +76,21 @@ def test_keywords_become_their_nearest_classes() -> None:
     assert chosen(["photo", "kitten"], classes, None) == [1]
 
 
+def test_a_keyword_that_comes_twice_counts_twice_in_the_average() -> None:
+    # Nearest distances: sofa 0, kitten 0.2, lion 0.24, tiger 0.4. Means: 0.2, then 0.15; 0.213, then 0.26.
+    encoder = Vectors(sofa=(1, 0, 0), cat=(0, 1, 0), kitten=(0, 0.8, 0.6), tiger=(0, 0.6, 0.8), lion=(0, 0.76, 0.65))
+    chosen = CandidateFilter(encoder, average="keywords")
+    classes = chosen.prepare(["sofa", "cat"], clip=None)
+    assert chosen(["sofa", "kitten", "tiger"], classes, None) == [0, 1]
+    assert chosen(["sofa", "sofa", "kitten", "tiger"], classes, None) == [0]
+    assert chosen(["sofa", "lion", "tiger"], classes, None) == [0]
+    assert chosen(["sofa", "lion", "tiger", "tiger"], classes, None) == [0, 1]
+    # Each is encoded once.
+    asked = len(encoder.asked)
+    chosen(["cat", "cat", "cat"], classes, None)
+    assert len(encoder.asked) == asked + 1
+
+
 def test_templates_and_split_words_are_those_of_the_release() -> None:
     encoder = Vectors(A_photo_of_dining=(1, 0), A_photo_of_table=(0, 1), A_photo_of_cat=(1, -1), desk=(1, 1))
     chosen = CandidateFilter(encoder, class_template="A photo of {}", split_words=True)

@@ -93,6 +93,16 @@ def test_an_adjective_becomes_its_head_once_or_a_phrase() -> None:
     assert phrases == [Noun("red cat", "red cat", 2, 13), Noun("fat cat", "fat cat", 6, 13), Noun("cat", "cat", 10, 13)]
 
 
+def test_the_release_gives_a_head_once_for_every_adjective_and_for_itself() -> None:
+    parsed = tokens("a red fat Cats sleeps", "-AANX", [3, 3, 3, 4, 4])
+    assert [noun.text for noun in nouns_of_tokens(parsed, "heads")] == ["Cats", "Cats", "Cats"]
+    # "The cat is red": what an adjective belongs to need be no noun, and need be no more than a stop word.
+    predicate = tokens("The cat is red", "-N-A", [1, 2, 2, 2])
+    assert [noun.text for noun in nouns_of_tokens(predicate, "heads")] == ["cat", "is"]
+    twice = tokens("cat and cat", "N-N", [0, 0, 0])
+    assert [noun.start for noun in nouns_of_tokens(twice, "heads")] == [0, 8]
+
+
 def test_an_adjective_without_a_head_of_its_own_stays_alone() -> None:
     assert nouns_of_tokens(tokens("green", "A", [0]), "phrase") == [Noun("green", "green", 0, 5)]
 
