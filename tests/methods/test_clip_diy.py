@@ -1,5 +1,6 @@
 """CLIP-DIY against a literal reading of its equations, with Miniature's CLIP."""
 
+import cv2
 import pytest
 import torch
 import torch.nn.functional as F
@@ -136,3 +137,19 @@ def test_saliency_sees_the_resized_or_the_native_image() -> None:
 def test_bad_settings_are_named(settings: dict[str, object], word: str) -> None:
     with pytest.raises(ConfigurationError, match=word):
         ClipDIY(OpenCLIP(CLIP), **settings)
+
+
+@torch.inference_mode()
+def test_native_saliency_is_resized_as_opencv_does() -> None:
+    """The release resizes FOUND's map with the image's transform: OpenCV's bilinear, without antialiasing."""
+
+    class Noise(LeftHalf):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return torch.rand(image.shape[1:], generator=torch.Generator().manual_seed(0))
+
+    native = sample(75, 100).image
+    context = bound(saliency=Noise(), saliency_input="native").encode_image(
+        Sample(0, "x", sample(64, 64).image, native, None, (75, 100))
+    )
+    expected = cv2.resize(Noise()(native).numpy(), (64, 64), interpolation=cv2.INTER_LINEAR)
+    torch.testing.assert_close(context, torch.from_numpy(expected), atol=1e-6, rtol=0)
