@@ -3,7 +3,7 @@
 from datamodules.ade20k import ADE20K
 from datamodules.cityscapes import Cityscapes
 from datamodules.coco27 import COCO27, COCO27Unlabeled
-from datamodules.coco_object import COCOObject, COCOObjectTCL
+from datamodules.coco_object import COCOObject, COCOObject1K, COCOObjectTCL
 from datamodules.coco_stuff import COCOStuff
 from datamodules.context import Context59, Context60
 from datamodules.folder import Folder
@@ -17,6 +17,7 @@ __all__ = [
     "VOCC",
     "COCO27Unlabeled",
     "COCOObject",
+    "COCOObject1K",
     "COCOObjectTCL",
     "COCOStuff",
     "Cityscapes",

@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -34,7 +35,7 @@ class COCO(Benchmark):
     """Base of the benchmarks on COCO's validation images."""
 
     default_folders = ("coco_stuff164k", "coco_stuff", "coco")
-    num_images_published = 5000
+    num_images_published: ClassVar[int | None] = 5000
     images_source = IMAGES
     label_sources = (MAPS,)
     prepared_parts = frozenset({"labels"})

@@ -24,6 +24,7 @@ DEVKIT = Source(
 # Class names in the releases of the methods, where they differ.
 CLASS_NAME_OVERRIDES = {
     "clip_diy": {"pottedplant": "potted plant", "tvmonitor": "tv/monitor"},
+    "group_vit": {"diningtable": "table", "pottedplant": "plant", "tvmonitor": "monitor"},
     "ovdiff": {
         "aeroplane": "airplane",
         "diningtable": "table",

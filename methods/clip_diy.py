@@ -29,8 +29,10 @@ class ClipDIY(SegmentationMethod):
     - Patches do not overlap (``overlap`` 0, Sec. 3.1); the release steps by half a patch (``overlap`` 0.5).
     - Patches lie where they were cut (``placement`` centre); the release stretches their grid over the image as if
       they did not overlap (``placement`` stretch).
-    - The image has a short side of 448 (Sec. 4.1; the protocol ``tcl``); the release squashes it to 256x256
-      (the protocol ``clip_diy_release``).
+    - Scale 0 is global in both (Fig. 3, Table 3): its patch, P_0 = 256, is the whole image, squashed to 256x256 and
+      seen without windows (the protocols ``clip_diy_whole`` and ``clip_diy_release``). Sec. 4.1 also names a short
+      side of 448, which in the release is that of the label maps. Under ``tcl`` scale 0 is 2x2 patches of each
+      window.
     - Θ sees the image that CLIP sees (``saliency_input`` resized; the paper is silent, the release's notebook does
       so); the release's evaluation shows it the native size (``native``).
     - "an" before a vowel is not written (``templates``): the paper does not say so, the release means to and fails.
@@ -38,7 +40,7 @@ class ClipDIY(SegmentationMethod):
     Args:
         clip: Φ_V and Φ_T. ViT-B/32 of LAION-2B in the paper.
         saliency: Θ (FOUND in the paper); null leaves objectness out, as in Table 2.
-        patch_sizes: P_s in pixels of the resized image, one per scale.
+        patch_sizes: P_s in pixels of the resized image, one per scale; one of the image's size is global.
         scale_weights: Weights of the scales, normalised to sum to 1; null weighs them equally (Eq. 2).
         overlap: Share of a patch that its neighbour covers again, in [0, 1).
         placement: Where the scores of overlapping patches are put, see above.

@@ -49,11 +49,12 @@ class Protocol:
             ``zero`` counts it as 0.
         refine: Where mask refinement (if the method has one) runs: in each ``window`` before stitching, or once on
             the stitched ``image``.
-        labels: ``original`` scores at the label map's own size; ``resized`` first resizes the label map (nearest) so
-            that its short side is ``label_size``.
+        labels: ``original`` scores at the label map's own size; ``resized`` first resizes the label map so that its
+            short side is ``label_size``, as torchvision does with Pillow's images: nearest to the pixels' centres, the
+            long side cut to whole pixels, not rounded.
         label_size: Short side in pixels for ``labels: resized``.
         upsample: How scores reach the label map's size: ``bilinear`` (align_corners false) scores then argmax, or
-            ``nearest`` on the argmax.
+            ``nearest`` on the argmax, as OpenCV's: the pixel at the corner, not at the centre.
         reduction: ``dataset``: areas are summed over all images before dividing.
 
     Raises:
@@ -121,6 +122,6 @@ class Protocol:
         if self.labels == "original" or self.label_size is None:
             return labels
         height, width = labels.shape
-        scale = self.label_size / min(height, width)
-        size = (int(width * scale + 0.5), int(height * scale + 0.5))
-        return cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST)
+        short = min(height, width)
+        size = (int(self.label_size * width / short), int(self.label_size * height / short))
+        return np.asarray(Image.fromarray(labels).resize(size, Image.Resampling.NEAREST))

@@ -23,7 +23,7 @@ from harness.data.vocabulary import Vocabulary
 from harness.method.configured import Configured, as_json
 from harness.method.part import Part, Requirement, identity_of, parts_of, required_by, unique
 from harness.method.refiner import Refiner
-from harness.method.stitching import Stitcher
+from harness.method.stitching import Stitcher, resize_labels
 from harness.method.windows import Box, ScoreMap, batches, cut, window_grid
 from harness.system.errors import ConfigurationError, DataError
 from harness.system.provenance import hash_weights
@@ -380,7 +380,7 @@ class SegmentationMethod(Configured, LightningModule):
         else:
             labels = stitcher.labels()
         if nearest and tuple(labels.shape) != sample.size:
-            labels = F.interpolate(labels[None, None], sample.size, mode="nearest")[0, 0]
+            labels = resize_labels(labels, sample.size)
         return labels
 
     def _refine_window(self, image: Tensor, planes: Tensor, box: Box, classes: slice) -> Tensor:

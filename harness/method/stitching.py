@@ -276,6 +276,18 @@ def first_highest(planes: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat(best).view(planes.shape[1:]), torch.cat(labels).view(planes.shape[1:])
 
 
+def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
+    """A label map [h, w] at another size, as OpenCV's ``INTER_NEAREST``: pixel x takes floor(x / (new / old)).
+
+    torch's own mode of that name reckons in float32 and takes the neighbour in some columns.
+    """
+    rows, columns = (
+        (torch.arange(new, dtype=torch.float64) * (1 / (new / old))).floor().long().clamp(max=old - 1)
+        for new, old in zip(size, labels.shape, strict=True)
+    )
+    return labels[rows.to(labels.device)[:, None], columns.to(labels.device)]
+
+
 class RunningArgmax:
     """The argmax over classes, fed with chunks of planes in ascending class order; of equal scores the first wins."""
 

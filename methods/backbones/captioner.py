@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
 
@@ -16,6 +17,7 @@ from harness.method.part import Part, Requirement
 from harness.system.errors import ConfigurationError, ModelError
 from methods.backbones import hub
 from methods.backbones.diffusion_pipeline import Precision
+from methods.backbones.pixels import FILTERS, PILLOW, Filter, resize
 
 
 class Captioner(Part):
@@ -29,8 +31,10 @@ class Captioner(Part):
 class HubCaptioner(Captioner):
     """BLIP or BLIP-2 of transformers by Hub id or local folder.
 
-    Images go through the model's own processor and are captioned one at a time, so that no caption depends on what
-    shares a batch. The defaults are what FreeSeg-Diff's release asks of BLIP through LAVIS (``blip_caption``).
+    Images go through the model's own processor, but are resized by Pillow as in LAVIS and in the processors that
+    these models were published with; transformers' current ones resize tensors, up to two grey levels apart. They are
+    captioned one at a time, so that no caption depends on what shares a batch. The defaults are what FreeSeg-Diff's
+    release asks of BLIP through LAVIS (``blip_caption``).
 
     Args:
         name: Hub id or folder; ``Salesforce/blip-image-captioning-base`` is nearest to the release's ``base_coco``,
@@ -102,18 +106,23 @@ class HubCaptioner(Captioner):
         """Use a model that was built elsewhere, such as one with random weights.
 
         Raises:
-            ModelError: It is no BLIP.
+            ModelError: It is no BLIP, or its images are resized by another filter than ``pixels.FILTERS`` has.
             ConfigurationError: The prompt leaves no room for a caption.
         """
         if model.config.model_type not in ("blip", "blip-2"):
             raise ModelError(f"'{self.name}' ({type(model).__name__}) is neither BLIP nor BLIP-2")
         self.model = model.eval().requires_grad_(False)
         self._processor: Any = processor
+        resampling = Image.Resampling(self._processor.image_processor.resample).name.lower()
+        if resampling not in FILTERS:
+            raise ModelError(f"'{self.name}' asks for images resized by the filter '{resampling}', which is not here")
+        self._filter: Filter = resampling
         decoder = model.text_decoder if self._is_blip else model.language_model
         self._configuration = {
             "model": hub.fingerprint(model.config.to_dict()),
             "generation": hub.fingerprint(decoder.generation_config.to_diff_dict()),
             "pixels": hub.fingerprint(self._processor.image_processor.to_dict()),
+            "resize": PILLOW,
             "vocabulary": hub.vocabulary(self._processor.tokenizer.get_vocab()),
         }
         if self.max_length <= self._prompt_tokens():
@@ -146,8 +155,16 @@ class HubCaptioner(Captioner):
 
     def _inputs(self, image: Tensor) -> dict[str, Tensor]:
         """What the model is called with, on the image's device."""
+        pixels = self._processor.image_processor
+        if pixels.do_resize:
+            size = (int(pixels.size["height"]), int(pixels.size["width"]))
+            image = resize(image[None], size, self._filter)[0].to(image.dtype)
         inputs = self._processor(
-            images=image, text=self.prompt.rstrip(), return_tensors="pt", input_data_format="channels_first"
+            images=image,
+            text=self.prompt.rstrip(),
+            return_tensors="pt",
+            input_data_format="channels_first",
+            do_resize=False,
         )
         placed = {key: value.to(image.device) for key, value in inputs.items()}
         return {**placed, "pixel_values": placed["pixel_values"].to(self.model.dtype)}

@@ -16,7 +16,7 @@ from methods.backbones import hub
 from methods.backbones.class_attention import ClassTokens, class_logits, class_texts
 from methods.backbones.diffusion_pipeline import Precision
 from methods.backbones.features import FeatureExtractor
-from methods.backbones.pixels import fitted_scale, resize
+from methods.backbones.pixels import PILLOW, fitted_scale, resize
 
 # OVDiff's release for Stable Diffusion 1.5 (karazijal/sdov, gen_proto_sd.py): 7680 channels.
 OVDIFF_LAYERS = (
@@ -56,7 +56,7 @@ class DiffusionFeatures(FeatureExtractor):
         class_tokens: What of that text is taken, see ``class_attention.class_texts``.
         timestep: t; 200 in OVDiff's release, 0 in FreeSeg-Diff.
         prompt: The text of images that come without one.
-        size: Side in pixels at which images are seen; null takes the model's own.
+        size: Side in pixels at which images are seen (Pillow's bicubic); null takes the model's own.
         fit: ``squash`` makes them ``size`` x ``size``, as both releases do; ``short`` brings the short side to
             ``size``, or the long side to 4 x ``size`` if that is less; ``none`` leaves them as they come. The last two
             round to whole cells of the UNet's coarsest level.
@@ -142,8 +142,8 @@ class DiffusionFeatures(FeatureExtractor):
         return {"model": parts.configuration(self.pipeline), "schedule": parts.noise_schedule(self.pipeline)[1]}
 
     def resolved(self) -> Mapping[str, Any]:
-        """The model's own size; images that are left as they come have none."""
-        return {"size": None if self.fit == "none" else self._side}
+        """The model's own size; images that are left as they come have none. And how images are resized."""
+        return {"size": None if self.fit == "none" else self._side, "resize": [PILLOW, "bicubic"]}
 
     def features(self, images: Tensor, prompts: Sequence[str] | None = None) -> Tensor:
         """See ``FeatureExtractor.features``.

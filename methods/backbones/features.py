@@ -1,15 +1,15 @@
 """Φ_v: dense features of an image, from whatever frozen model, with all choices made."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 from torch import Tensor
 
 from harness.method.part import Part
 from harness.system.errors import ConfigurationError
 from methods.backbones.dense import Dense, Kind
-from methods.backbones.pixels import fitted_scale, resize
+from methods.backbones.pixels import PILLOW, fitted_scale, resize
 
 
 class FeatureExtractor(Part):
@@ -39,8 +39,8 @@ class DenseFeatures(FeatureExtractor):
         backbone: The frozen model.
         kind: ``key``, ``query``, ``value`` or ``token``.
         layer: Which layer, negative from the end.
-        size: Side in pixels to which images and windows are resized first; null shows them as they are. Both are then
-            rounded to whole patches.
+        size: Side in pixels to which images and windows are resized first (Pillow's bicubic); null shows them as they
+            are. Both are then rounded to whole patches.
         fit: ``squash`` makes them ``size`` x ``size``; ``short`` brings the short side to ``size``, or the long side to
             4 x ``size`` if that is less.
 
@@ -64,6 +64,10 @@ class DenseFeatures(FeatureExtractor):
         self.layer = layer
         self.size = size
         self.fit = fit
+
+    def resolved(self) -> Mapping[str, Any]:
+        """How images are resized, if they are."""
+        return {} if self.size is None else {"resize": [PILLOW, "bicubic"]}
 
     def features(self, images: Tensor) -> Tensor:
         """See ``FeatureExtractor.features``."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import GroupViTModel, PreTrainedModel, PreTrainedTokenizerBase
 
 from methods.backbones.hub_image_text import HubImageText
-from methods.backbones.pixels import normalise, pad_to_multiple, resize
+from methods.backbones.pixels import IMAGENET_MEAN, IMAGENET_STD, normalise, pad_to_multiple, resize
 
 
 class Groups(NamedTuple):
@@ -35,20 +35,31 @@ class HubGroupViT(HubImageText):
         name: Hub id or folder.
         revision: Commit or branch on the Hub.
         text_batch: Texts encoded at once.
+        mean: Normalisation per channel, for values in [0, 1]. By default ImageNet's, with which GroupViT was trained
+            and evaluated (NVlabs/GroupViT, ``datasets/builder.py``); its folder on the Hub carries CLIP's, which null
+            takes.
+        std: Deviation per channel, chosen as ``mean`` is.
     """
 
     architecture = GroupViTModel
 
     def __init__(
-        self, name: str = "nvidia/groupvit-gcc-yfcc", revision: str | None = None, text_batch: int = 256
+        self,
+        name: str = "nvidia/groupvit-gcc-yfcc",
+        revision: str | None = None,
+        text_batch: int = 256,
+        mean: Sequence[float] | None = IMAGENET_MEAN,
+        std: Sequence[float] | None = IMAGENET_STD,
     ) -> None:
         super().__init__(name, revision, text_batch)
+        self.mean, self.std = mean, std
 
     def adopt(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, preprocessing: Mapping[str, Any] | None = None
     ) -> None:
-        """See ``HubImageText.adopt``."""
+        """See ``HubImageText.adopt``; ``mean`` and ``std`` come first."""
         super().adopt(model, tokenizer, preprocessing)
+        self._mean, self._std = tuple(self.mean or self._mean), tuple(self.std or self._std)
         self._patch = int(model.config.vision_config.patch_size)
         self._side = int(model.config.vision_config.image_size)
 

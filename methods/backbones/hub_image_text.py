@@ -13,7 +13,7 @@ from harness.method.part import Requirement
 from harness.system.errors import ConfigurationError, ModelError
 from methods.backbones import hub
 from methods.backbones.image_text import ImageText
-from methods.backbones.pixels import IMAGENET_MEAN, IMAGENET_STD
+from methods.backbones.pixels import IMAGENET_MEAN, IMAGENET_STD, PILLOW
 
 
 class HubImageText(ImageText):
@@ -59,12 +59,13 @@ class HubImageText(ImageText):
         yield hub.required_model(self.name, self.revision, f"{flag}.name")
 
     def configuration(self) -> Any:
-        """Hashes of the model's configuration and vocabulary, and the normalisation."""
+        """Hashes of the model's configuration and vocabulary, and the preprocessing."""
         return {
             "model": hub.fingerprint(self.model.config.to_dict()),
             "vocabulary": hub.vocabulary(self._tokenizer.get_vocab()),
             "mean": list(self._mean),
             "std": list(self._std),
+            "resize": PILLOW,
         }
 
     def adopt(

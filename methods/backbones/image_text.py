@@ -13,7 +13,7 @@ from torch import Tensor
 from harness.method.part import Part, Requirement, required_file
 from harness.system.errors import ConfigurationError, ModelError, did_you_mean
 from methods.backbones import hub
-from methods.backbones.pixels import normalise, resize
+from methods.backbones.pixels import FILTERS, PILLOW, Filter, normalise, resize
 
 
 class ImageText(Part):
@@ -94,6 +94,9 @@ class OpenCLIP(ImageText):
         size = visual.image_size
         self.input_size = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
         self._mean, self._std = visual.image_mean, visual.image_std
+        told = getattr(visual, "preprocess_cfg", None) or {}
+        # A configuration may leave the filter open ("random"), for which open_clip takes bicubic outside of training.
+        self._filter: Filter = told["interpolation"] if told.get("interpolation") in FILTERS else "bicubic"
         self.model = model.eval().requires_grad_(False)
 
     def requirements(self, flag: str) -> Iterable[Requirement]:
@@ -115,7 +118,7 @@ class OpenCLIP(ImageText):
         return str(open_clip.get_pretrained_cfg(self.name, self.pretrained).get("hf_hub") or "").strip("/")
 
     def configuration(self) -> Any:
-        """open_clip's configuration with its ``quick_gelu``, the tokenizer's vocabulary, and the normalisation."""
+        """open_clip's configuration with its ``quick_gelu``, the tokenizer's vocabulary, and the preprocessing."""
         layers = {type(layer).__name__ for layer in self.model.modules()}
         words = getattr(self._tokenizer, "tokenizer", None)
         tokens = self._tokenizer.encoder if words is None else words.get_vocab()
@@ -128,11 +131,12 @@ class OpenCLIP(ImageText):
             "mean": list(self._mean),
             "std": list(self._std),
             "size": list(self.input_size),
+            "resize": [PILLOW, self._filter],
         }
 
     def encode_images(self, images: Tensor) -> Tensor:
-        """Images of any size, squashed to the model's input (bicubic, as its own processor does)."""
-        pixels = normalise(resize(images, self.input_size), self._mean, self._std)
+        """Images of any size, squashed to the model's input by Pillow, as its own processor does with square ones."""
+        pixels = normalise(resize(images, self.input_size, self._filter), self._mean, self._std)
         embedded = self.model.encode_image(pixels.to(self._dtype))
         return F.normalize(embedded.float(), dim=-1)
 

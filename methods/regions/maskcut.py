@@ -8,12 +8,12 @@ from typing import Literal, Protocol
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from scipy.linalg import eigh
 from torch import Tensor
 
 from harness.system.errors import ConfigurationError
 from methods.backbones.dense import Dense, Kind
+from methods.backbones.pixels import resize
 from methods.refinement.crf import DenseCRF, refine_proposal
 from methods.regions.base import Regions
 from methods.regions.ncut import WEAK, PatchGraph
@@ -192,9 +192,9 @@ def _grid(features: Tensor) -> tuple[int, int]:
 class MaskCut(Regions):
     """MaskCut's masks of an image, with the settings of CutLER's README and of FOSSIL.
 
-    The image is squashed to a square by Pillow's Lanczos filter as in CutLER (on the CPU), the masks of its patches
-    are enlarged to that square (nearest), refined there if a CRF is given, and brought to the image's size by an
-    antialiased bicubic filter, cut at one half.
+    The image is squashed to a square by Pillow's Lanczos filter as in CutLER, the masks of its patches
+    are enlarged to that square (nearest), refined there if a CRF is given, and brought to the image's size by Pillow's
+    bicubic filter, as 8-bit images cut at half of their highest value.
 
     Args:
         backbone: DINO ViT-B/8 (``facebook/dino-vitb8``).
@@ -234,15 +234,13 @@ class MaskCut(Regions):
         square = squash(image, self.size, self.backbone.patch_size)
         features = self.backbone.features(square[None], self.kind).patches[0]
         found = maskcut(features, self.stages, self.tau, self.mode)
-        return to_picture(refine_in_square(found, square, self.crf), image)
+        return resize_masks(refine_in_square(found, square, self.crf), image)
 
 
 def squash(image: Tensor, size: int, patch_size: int) -> Tensor:
     """[3, H, W] uint8 -> [3, s, s] uint8 by Pillow's Lanczos; s, near ``size``, is a whole number of patches."""
     side = max(1, round(size / patch_size)) * patch_size
-    pil_image = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
-    resized = np.array(pil_image.resize((side, side), Image.Resampling.LANCZOS))
-    return torch.from_numpy(resized).permute(2, 0, 1).contiguous().to(image.device)
+    return resize(image[None], (side, side), "lanczos")[0].to(image.dtype)
 
 
 def refine_in_square(masks: Tensor, square: Tensor, crf: DenseCRF | None) -> Tensor:
@@ -262,7 +260,17 @@ def enlarge(masks: Tensor, square: Tensor) -> Tensor:
     return F.interpolate(masks[None].to(torch.uint8), square.shape[1:], mode="nearest")[0].bool()
 
 
-def to_picture(masks: Tensor, image: Tensor, mode: str = "bicubic") -> Tensor:
+def resize_masks(masks: Tensor, image: Tensor) -> Tensor:
+    """[M, h, w] bool -> [M', H, W] bool at the size of [3, H, W], those not empty, as CutLER's ``maskcut.py`` does.
+
+    There a mask is an image of 0 and 255, resized by Pillow (its default, bicubic), and cut at half of its maximum.
+    """
+    levels = resize(masks[:, None].to(torch.uint8) * 255, (int(image.shape[1]), int(image.shape[2])))[:, 0]
+    resized = levels > levels.amax(dim=(1, 2), keepdim=True) / 2
+    return resized[resized.flatten(1).any(dim=1)]
+
+
+def to_picture(masks: Tensor, image: Tensor, mode: str) -> Tensor:
     """[M, h, w] bool -> [M', H, W] bool at the size of [3, H, W], those not empty; antialiased, cut at one half."""
     if not len(masks):
         return image.new_zeros(0, *image.shape[1:], dtype=torch.bool)

@@ -34,6 +34,7 @@ MMSEG: dict[str, tuple[str, dict[str, Any]]] = {
     "Context59": ("PascalContextDataset59", {}),
     "Context60": ("PascalContextDataset", {}),
     "COCOObject": ("BaseSegDataset", {}),
+    "COCOObject1K": ("BaseSegDataset", {}),
     "COCOObjectTCL": ("BaseSegDataset", {}),
     "COCOStuff": ("COCOStuffDataset", {}),
     "COCO27": ("BaseSegDataset", {}),
@@ -41,10 +42,12 @@ MMSEG: dict[str, tuple[str, dict[str, Any]]] = {
     "Cityscapes": ("CityscapesDataset", {}),
 }
 SIZES = {
-    "VOC20": 20, "VOC21": 21, "VOCC": 21, "VOCCRelease": 21, "Context59": 59, "Context60": 60,
-    "COCOObject": 81, "COCOObjectTCL": 81, "COCOStuff": 171, "COCO27": 27, "ADE20K": 150, "Cityscapes": 19,
+    "VOC20": 20, "VOC21": 21, "VOCC": 21, "VOCCRelease": 21, "Context59": 59, "Context60": 60, "COCOObject": 81,
+    "COCOObjectTCL": 81, "COCOObject1K": 81, "COCOStuff": 171, "COCO27": 27, "ADE20K": 150, "Cityscapes": 19,
 }  # fmt: skip
-WITH_BACKGROUND = {"VOC21", "VOCC", "VOCCRelease", "Context60", "COCOObject", "COCOObjectTCL"}
+WITH_BACKGROUND = {
+    "VOC21", "VOCC", "VOCCRelease", "Context60", "COCOObject", "COCOObject1K", "COCOObjectTCL",
+}  # fmt: skip
 
 
 def benchmark(name: str) -> type[Benchmark]:
@@ -337,6 +340,25 @@ def test_class_names_of_the_releases() -> None:
         data.vocabulary_for("clip_dyi")
     with pytest.raises(ConfigurationError, match="cityscapes has class names of mmseg, not of 'ovdiff'"):
         benchmark("Cityscapes").vocabulary_for("ovdiff")
+
+
+def test_coco_object_has_the_names_of_clip_diys_and_group_vits_releases() -> None:
+    """Both releases write out the 81 names, which are those of COCO's ``instances_val2017.json``."""
+    written = (
+        "background, person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, "
+        "stop sign, parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe, backpack, "
+        "umbrella, handbag, tie, suitcase, frisbee, skis, snowboard, sports ball, kite, baseball bat, baseball glove, "
+        "skateboard, surfboard, tennis racket, bottle, wine glass, cup, fork, knife, spoon, bowl, banana, apple, "
+        "sandwich, orange, broccoli, carrot, hot dog, pizza, donut, cake, chair, couch, potted plant, bed, "
+        "dining table, toilet, tv, laptop, mouse, remote, keyboard, cell phone, microwave, oven, toaster, sink, "
+        "refrigerator, book, clock, vase, scissors, teddy bear, hair drier, toothbrush"
+    )
+    for name, release in (
+        ("COCOObject", "clip_diy"),
+        ("COCOObject1K", "clip_diy"),
+        ("COCOObjectTCL", "group_vit"),
+    ):
+        assert benchmark(name).vocabulary_for(release).names == tuple(written.split(", "))
 
 
 def test_hidden_files_are_skipped(roots: dict[str, Path], tmp_path: Path) -> None:

@@ -174,6 +174,7 @@ TREES: dict[str, Callable[[Path], None]] = {
     "Context59": context_json,
     "Context60": context_mat,
     "COCOObject": coco,
+    "COCOObject1K": coco,
     "COCOObjectTCL": coco,
     "COCOStuff": coco,
     "COCO27": coco,

@@ -1,16 +1,21 @@
 """CLIP-DIY against a literal reading of its equations, with Miniature's CLIP."""
 
+import cv2
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 from torch import nn
 
 from harness import ConfigurationError, Protocol, Sample, Vocabulary
+from harness.commands import evaluate
+from harness.studies.readers import read_paper
 from methods import ClipDIY
 from methods.backbones import OpenCLIP
 from methods.clip_diy import positions
 from methods.regions import Saliency
 from tests.methods.doubles import window_scores
+from tests.running import REPOSITORY
 
 CLIP = "local-dir:miniature/weights/clip"
 WORDS = Vocabulary.from_class_names("cat, tree, boat")
@@ -136,3 +141,57 @@ def test_saliency_sees_the_resized_or_the_native_image() -> None:
 def test_bad_settings_are_named(settings: dict[str, object], word: str) -> None:
     with pytest.raises(ConfigurationError, match=word):
         ClipDIY(OpenCLIP(CLIP), **settings)
+
+
+@torch.inference_mode()
+def test_native_saliency_is_resized_as_opencv_does() -> None:
+    """The release resizes FOUND's map with the image's transform: OpenCV's bilinear, without antialiasing."""
+
+    class Noise(LeftHalf):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return torch.rand(image.shape[1:], generator=torch.Generator().manual_seed(0))
+
+    native = sample(75, 100).image
+    context = bound(saliency=Noise(), saliency_input="native").encode_image(
+        Sample(0, "x", sample(64, 64).image, native, None, (75, 100))
+    )
+    expected = cv2.resize(Noise()(native).numpy(), (64, 64), interpolation=cv2.INTER_LINEAR)
+    torch.testing.assert_close(context, torch.from_numpy(expected), atol=1e-6, rtol=0)
+
+
+PAPER = read_paper(REPOSITORY / "configs" / "papers" / "clip_diy.yaml")
+
+
+def test_scale_0_is_global_in_every_row_of_the_paper() -> None:
+    """P_0 = 256 on the whole image of 256x256, seen at once; then 2x2, 4x4, ... patches, or 3x3, 7x7 that overlap."""
+    parser = evaluate.parser()
+    for cell in PAPER:
+        parsed = parser.parse_args(cell.arguments)
+        protocol, method = parsed.protocol, parsed.method.init_args
+        assert (protocol.resize, tuple(protocol.size), protocol.window) == ("squash", (256, 256), None), cell.name
+        release = "_release/" in cell.name
+        assert (protocol.name, method.overlap) == (("clip_diy_release", 0.5) if release else ("clip_diy_whole", 0.0))
+        counts = {size: len(positions(256, size, method.overlap)) for size in method.patch_sizes}
+        all_counts = {256: 1, 128: 3, 64: 7, 32: 15, 16: 31} if release else {256: 1, 128: 2, 64: 4, 32: 8, 16: 16}
+        assert counts == {size: all_counts[size] for size in counts}, cell.name
+        assert (256 in counts) == ("scales_123" not in cell.name), cell.name
+
+
+@pytest.mark.parametrize(("name", "crops"), [("clip_diy_whole", 1 + 4 + 16), ("clip_diy_release", 1 + 9 + 49)])
+@torch.inference_mode()
+def test_clip_sees_the_whole_image_and_its_parts(name: str, crops: int) -> None:
+    settings = yaml.safe_load((REPOSITORY / "configs" / "protocols" / f"{name}.yaml").read_text())
+    protocol = Protocol(**{key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()})
+    method = bound(protocol, overlap=0.5 if name == "clip_diy_release" else 0.0)
+    seen: list[torch.Tensor] = []
+    encode = method.clip.encode_images
+    method.clip.encode_images = lambda images: seen.extend(images) or encode(images)
+    picture = sample(75, 100).image
+    resized = protocol.resize_image(picture.permute(1, 2, 0).numpy())
+    expected = torch.from_numpy(cv2.resize(picture.permute(1, 2, 0).numpy(), (256, 256))).permute(2, 0, 1)
+    image = torch.from_numpy(resized).permute(2, 0, 1)
+    method.predict_image(Sample(0, "x", image, picture, None, (75, 100)))
+    assert len(seen) == crops
+    assert torch.equal(seen[0], expected)
+    assert torch.equal(seen[1], expected[:, :128, :128])
+    assert torch.equal(seen[-1], expected[:, 192:, 192:])

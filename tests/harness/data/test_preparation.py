@@ -202,6 +202,38 @@ def test_the_two_lists_of_voc_c(tmp_path: Path) -> None:
         assert getattr(datamodules, name)(str(tmp_path)).ids == listed
 
 
+def test_clip_diys_release_drops_images_with_few_labelled_pixels(tmp_path: Path) -> None:
+    """``thirdparty/mscoco.py`` keeps an image if ``(mask > 0).sum() >= 1000``, of the instances' union."""
+    coco(tmp_path)
+    folder = tmp_path / "coco_stuff164k"
+    path = folder / "annotations" / "instances_val2017.json"
+    content = json.loads(path.read_text())
+    for number, (rows, columns) in {139: (25, 40), 285: (27, 37), 632: (50, 20)}.items():
+        content["annotations"] = [each for each in content["annotations"] if each["image_id"] != number]
+        square = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
+        square[:rows, :columns] = 1
+        counts = mask.encode(np.asfortranarray(square))["counts"].decode()
+        # Twice the same pixels: they count once.
+        for category in (1, 3):
+            shape = {"category_id": category, "segmentation": {"size": [HEIGHT, WIDTH], "counts": counts}}
+            content["annotations"].append(
+                {"id": len(content["annotations"]) + number, "image_id": number, "iscrowd": 0, **shape}
+            )
+    path.write_text(json.dumps(content))
+    # 25 x 40 and 50 x 20 are 1,000 pixels, 27 x 37 are 999.
+    for name in ("COCOObject1K", "COCOObject", "COCOObject1K"):
+        prepare_benchmark(name, tmp_path)
+        kept = datamodules.COCOObject1K(str(tmp_path))
+        assert list(kept.ids) == ["000000000139", "000000000632"]
+        # Made again from label maps that are there already, the list is the same.
+        (folder / "annotations" / "val2017_objects_1k.txt").unlink()
+        prepare_benchmark("COCOObject1K", tmp_path)
+    everything = datamodules.COCOObject(str(tmp_path))
+    assert len(everything.ids) == 3
+    assert np.array_equal(kept.read(1).labels, everything.read(2).labels)
+    assert kept.fingerprint != everything.fingerprint
+
+
 @pytest.mark.parametrize("name", PREPARED)
 def test_the_second_time_nothing_is_written_and_published_files_stay(name: str, tmp_path: Path) -> None:
     TREES[name](tmp_path)

@@ -7,6 +7,8 @@ from typing import Any, Literal
 import mmcv
 import numpy as np
 import pytest
+import torchvision
+from PIL import Image
 
 from harness import ConfigurationError, Protocol
 from harness.commands.evaluate import parser
@@ -143,3 +145,29 @@ def test_labels_are_scored_at_the_size_of_the_protocol() -> None:
     resized = Protocol(name="p", labels="resized", label_size=60).resize_labels(labels)
     assert resized.shape == (60, 100)
     assert np.array_equal(resized, labels.repeat(2, 0).repeat(2, 1))
+
+
+def test_resized_labels_are_those_of_torchvision() -> None:
+    """As CLIP-DIY's release resizes them (``src/datasets/pascal_voc.py``, ``get_mask``)."""
+    random = np.random.default_rng(4)
+    for height, width in [*random.integers(20, 700, (40, 2)).tolist(), [375, 500], [333, 500], [448, 448], [500, 1]]:
+        labels = random.integers(0, 21, (height, width), dtype=np.uint8)
+        expected = torchvision.transforms.functional.resize(
+            Image.fromarray(labels), 448, torchvision.transforms.InterpolationMode.NEAREST
+        )
+        found = Protocol(name="p", labels="resized", label_size=448).resize_labels(labels)
+        assert np.array_equal(found, np.array(expected)), (height, width)
+    # 448 * 500 / 333 = 672.67 is cut, not rounded.
+    assert Protocol(name="p", labels="resized", label_size=448).resize_labels(labels[:333].repeat(500, 1)).shape == (
+        448,
+        672,
+    )
+
+
+def test_lanczos_is_pillows() -> None:
+    """As OVDiff's release and FOSSIL's MaskCut resize: a filter of Pillow, on its own images."""
+    image = np.random.default_rng(5).integers(0, 256, (75, 100, 3), dtype=np.uint8)
+    protocol = Protocol(name="p", size=(1000000, 48), interpolation="lanczos")
+    assert np.array_equal(
+        protocol.resize_image(image), np.array(Image.fromarray(image).resize((64, 48), Image.LANCZOS))
+    )

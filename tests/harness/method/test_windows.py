@@ -2,6 +2,8 @@
 
 from types import SimpleNamespace
 
+import cv2
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from harness.method import stitching, windows
-from harness.method.stitching import RunningArgmax, separable, stitch, stitch_separable, upsample
+from harness.method.stitching import RunningArgmax, resize_labels, separable, stitch, stitch_separable, upsample
 from harness.method.windows import (
     Box,
     ScoreMap,
@@ -207,3 +209,14 @@ def test_the_first_of_equal_classes_is_highest(cached: int, monkeypatch: pytest.
         assert labels[row, column] == scores.index(max(scores))
     infinite = torch.tensor([-torch.inf, 2.0, -torch.inf])[:, None, None]
     assert stitching.first_highest(infinite)[1].item() == 1
+
+
+def test_labels_are_stretched_as_opencv_does() -> None:
+    """As CLIP-DIY's release brings its predictions to the labels (``src/semseg/evaluate.py``)."""
+    random = np.random.default_rng(0)
+    # Sides at which torch's own nearest mode, in float32, takes other columns are among them.
+    sides = [(256, 448), (256, 672), (626, 596), (7, 1), (1, 7), *random.integers(1, 700, (300, 2)).tolist()]
+    for old, new in sides:
+        labels = random.integers(0, 255, (3, old), dtype=np.uint8)
+        expected = cv2.resize(labels, (new, 5), interpolation=cv2.INTER_NEAREST)
+        assert np.array_equal(resize_labels(torch.from_numpy(labels), (5, new)).numpy(), expected), (old, new)

@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from transformers import (
     AutoModelForImageTextToText,
     AutoProcessor,
@@ -254,3 +256,28 @@ def test_an_empty_caption_is_kept_like_any_other(tmp_path: Path) -> None:
     captioner, store = Silent(), ArtifactStore(tmp_path)
     assert [stored_caption(captioner, picture(), store, "x") for _ in range(2)] == ["", ""]
     assert captioner.asked == 1
+
+
+@pytest.mark.parametrize(("height", "width"), [(40, 56), (96, 64), (64, 64), (375, 500)])
+@pytest.mark.parametrize("resample", [Image.Resampling.BICUBIC, Image.Resampling.BILINEAR])
+def test_images_are_resized_by_pillow_as_in_lavis(
+    height: int, width: int, resample: Image.Resampling, blip_folder: Path
+) -> None:
+    captioner = loaded(blip_folder)
+    processor = build_processor()
+    processor.image_processor.resample = resample
+    captioner.adopt(captioner.model, processor)
+    image = picture(height=height, width=width)
+    square = Image.fromarray(image.permute(1, 2, 0).numpy()).resize((SIDE, SIDE), resample)
+    # LAVIS: transforms.Resize of a PIL image, ToTensor, Normalize.
+    levels = torch.from_numpy(np.array(square)).permute(2, 0, 1) / 255
+    expected = (levels - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
+    torch.testing.assert_close(captioner._inputs(image)["pixel_values"][0], expected, atol=1e-6, rtol=0)
+
+
+def test_a_filter_that_is_not_here_is_refused(blip_folder: Path) -> None:
+    captioner = loaded(blip_folder)
+    processor = build_processor()
+    processor.image_processor.resample = Image.Resampling.NEAREST
+    with pytest.raises(ModelError, match="'nearest'"):
+        captioner.adopt(captioner.model, processor)

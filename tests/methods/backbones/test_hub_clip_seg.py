@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from harness import ConfigurationError
 from methods.backbones.hub_clip_seg import HubCLIPSeg
@@ -37,3 +39,14 @@ def test_masks_are_transformers_own(clip_seg: Path) -> None:
 def test_a_size_that_is_no_whole_number_of_patches_is_named(clip_seg: Path) -> None:
     with pytest.raises(ConfigurationError, match="multiple of"):
         HubCLIPSeg(str(clip_seg), size=33).load()
+
+
+@torch.inference_mode()
+def test_images_are_squashed_by_pillows_bilinear_filter(clip_seg: Path) -> None:
+    """As the published processor (``resample`` 2, 352 x 352): Pillow, then 1/255, then ImageNet's normalisation."""
+    backbone = loaded(HubCLIPSeg(str(clip_seg), size=32))
+    image = pictures(1, 50, 75)
+    squashed = Image.fromarray(image[0].permute(1, 2, 0).numpy()).resize((32, 32), Image.BILINEAR)
+    levels = torch.from_numpy(np.array(squashed)).permute(2, 0, 1) / 255
+    expected = (levels - torch.tensor(IMAGENET_MEAN)[:, None, None]) / torch.tensor(IMAGENET_STD)[:, None, None]
+    torch.testing.assert_close(backbone._pixels(image)[0], expected, atol=1e-6, rtol=0)

@@ -1,5 +1,7 @@
 """GroupViT's groups against transformers' outputs."""
 
+import json
+import shutil
 from pathlib import Path
 
 import torch
@@ -30,3 +32,29 @@ def test_groups_make_up_transformers_segmentation(group_vit: Path) -> None:
     segmentation = torch.einsum("bgt,bghw->bthw", logits, spread) * scale
     torch.testing.assert_close(segmentation, theirs.segmentation_logits, atol=1e-3, rtol=1e-4)
     torch.testing.assert_close(groups.assignment.sum(dim=1), torch.ones(2, 8, 8))
+
+
+@torch.inference_mode()
+def test_images_are_normalised_as_in_training_not_as_the_folder_says(group_vit: Path, tmp_path: Path) -> None:
+    """The Hub's folders carry CLIP's constants; the release has ImageNet's, in training and in evaluation."""
+    folder = shutil.copytree(group_vit, tmp_path / "group_vit")
+    clip = {"image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711]}
+    (folder / "preprocessor_config.json").write_text(json.dumps({"image_processor_type": "CLIPImageProcessor", **clip}))
+
+    def seen(backbone: HubGroupViT) -> torch.Tensor:
+        inputs = []
+        embeddings = backbone.model.vision_model.embeddings
+        hook = embeddings.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
+        backbone.group(pictures())
+        hook.remove()
+        return inputs[0]
+
+    plain, theirs = loaded(HubGroupViT(str(folder))), loaded(HubGroupViT(str(folder), mean=None, std=None))
+    levels = pictures() / 255
+    for backbone, mean, std in (
+        (plain, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        (theirs, clip["image_mean"], clip["image_std"]),
+    ):
+        expected = (levels - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+        torch.testing.assert_close(seen(backbone), expected)
+    assert plain.identity() != theirs.identity()

@@ -1,5 +1,9 @@
 """The open_clip wrapper: what goes in, what comes out, and what is said when weights are missing."""
 
+import json
+import shutil
+from pathlib import Path
+
 import numpy as np
 import open_clip
 import pytest
@@ -20,13 +24,27 @@ def clip() -> OpenCLIP:
     return model
 
 
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize(("height", "width"), [(50, 50), (96, 96), (24, 24), (48, 48), (97, 61)])
 @torch.inference_mode()
-def test_images_are_encoded_as_open_clips_own_processor_does(clip: OpenCLIP) -> None:
-    model, _, preprocess = open_clip.create_model_and_transforms(CLIP, precision="fp32")
-    picture = np.random.default_rng(0).integers(0, 256, (50, 50, 3), dtype=np.uint8)
-    expected = model.eval().encode_image(preprocess(Image.fromarray(picture))[None], normalize=True)
+def test_images_are_seen_as_open_clips_own_processor_makes_them(
+    height: int, width: int, interpolation: str, tmp_path: Path
+) -> None:
+    folder = shutil.copytree("miniature/weights/clip", tmp_path / "clip")
+    told = json.loads((folder / "open_clip_config.json").read_text())
+    told["preprocess_cfg"]["interpolation"] = interpolation
+    (folder / "open_clip_config.json").write_text(json.dumps(told))
+    model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}", precision="fp32")
+    picture = np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    expected = preprocess(Image.fromarray(picture))[None]
+    clip = OpenCLIP(f"local-dir:{folder}")
+    clip.load()
+    seen = []
+    encode = clip.model.encode_image
+    clip.model.encode_image = lambda pixels: seen.append(pixels) or encode(pixels)
     found = clip.encode_images(torch.from_numpy(picture).permute(2, 0, 1)[None])
-    assert F.cosine_similarity(found, expected).item() > 0.999
+    assert torch.equal(seen[0], expected)
+    torch.testing.assert_close(found, model.eval().encode_image(expected, normalize=True))
 
 
 @torch.inference_mode()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from scipy.linalg import eigh
 from threadpoolctl import threadpool_limits
 from transformers import ViTConfig, ViTModel
@@ -16,7 +17,7 @@ from harness.system.errors import ConfigurationError
 from methods.backbones import HubViT
 from methods.refinement import DenseCRF
 from methods.regions import MaskCut, OpenCut, maskcut
-from methods.regions.maskcut import ReferenceGraph, component, cosines, cut_masks, foreground
+from methods.regions.maskcut import ReferenceGraph, component, cosines, cut_masks, foreground, resize_masks, squash
 from methods.regions.ncut import PatchGraph
 from methods.regions.opencut import exclusive_regions
 
@@ -301,3 +302,28 @@ def test_a_small_image_of_few_patches_is_solved_densely(monkeypatch: pytest.Monk
     iterated = maskcut(features, 3, 0.3)
     monkeypatch.setattr(ncut, "LARGEST_BASIS", 1000)
     assert torch.equal(maskcut(features, 3, 0.3), iterated)
+
+
+@pytest.mark.parametrize(("height", "width"), [(375, 500), (480, 480), (96, 700)])
+def test_images_are_squashed_by_pillows_lanczos(height: int, width: int) -> None:
+    image = torch.randint(0, 256, (3, height, width), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    expected = Image.fromarray(image.permute(1, 2, 0).numpy()).resize((480, 480), Image.LANCZOS)
+    found = squash(image, 480, 8)
+    assert found.dtype == torch.uint8
+    assert torch.equal(found, torch.from_numpy(np.array(expected)).permute(2, 0, 1))
+
+
+@pytest.mark.parametrize(("height", "width"), [(375, 500), (40, 300), (480, 480), (700, 900)])
+def test_masks_reach_the_image_as_in_cutler(height: int, width: int) -> None:
+    """``Image.fromarray(np.uint8(mask * 255)).resize(size)``, then cut at half of the maximum."""
+    masks = torch.zeros(4, 480, 480, dtype=torch.bool)
+    masks[0, 100:300, 50:400] = True
+    masks[1] = torch.rand(480, 480, generator=torch.Generator().manual_seed(1)) > 0.6
+    masks[2, 17, 33] = True  # one pixel, whose values stay far below 255 in a smaller image
+    expected = []
+    for mask in masks[:3].numpy():
+        levels = np.asarray(Image.fromarray(np.uint8(mask * 255)).resize((width, height)))
+        expected.append(levels > levels.max() / 2)
+    found = resize_masks(masks, torch.zeros(3, height, width))
+    assert np.array_equal(found.numpy(), np.stack([mask for mask in expected if mask.any()]))
+    assert resize_masks(masks[:0], torch.zeros(3, height, width)).shape == (0, height, width)
