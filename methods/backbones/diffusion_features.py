@@ -1,5 +1,6 @@
 """Dense features of an image from inside a denoising UNet: one pass at one noise level."""
 
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -13,8 +14,8 @@ from harness.system.errors import ConfigurationError, did_you_mean
 from methods.backbones import diffusion_pipeline as parts
 from methods.backbones import hub
 from methods.backbones.diffusion_pipeline import Precision
-from methods.backbones.features import FeatureExtractor
-from methods.backbones.pixels import fitted_scale, resize
+from methods.backbones.features import FeatureExtractor, Interpolation, resized
+from methods.backbones.pixels import fitted_scale
 
 # OVDiff's release for Stable Diffusion 1.5 (karazijal/sdov, gen_proto_sd.py): 7680 channels.
 OVDIFF_LAYERS = (
@@ -33,8 +34,8 @@ OVDIFF_LAYERS = (
 class DiffusionFeatures(FeatureExtractor):
     """Activations of chosen UNet blocks, resized (bilinear) to one grid and concatenated as they are.
 
-    Every image meets the same noise, drawn from one seed, so its features depend neither on its neighbours nor on
-    its place in a batch. A generator of the same model shares its networks.
+    Every image meets the same noise, drawn from one seed, or with ``fresh_noise`` one of its own, so its features
+    depend neither on its neighbours nor on its place in a batch. A generator of the same model shares its networks.
 
     Args:
         name: Hub id in the Hub's cache, or folder, of a Stable-Diffusion-like pipeline.
@@ -57,6 +58,10 @@ class DiffusionFeatures(FeatureExtractor):
         noise: Add the timestep's noise, as both releases do, also at t = 0; without it the UNet sees the latents as
             they are and is only told the timestep (FreeSeg-Diff's paper, Sec. 4.1).
         seed: Of that sample and of the noise.
+        fresh_noise: Draw both anew for every image, from the seed and the image's pixels. OVDiff's release draws anew
+            for every crop of a test image, from one generator that is never seeded again: the same distribution, but
+            there a crop's features depend on the crops before it.
+        interpolation: How images are resized, see ``features.resized``.
         precision: Of weights and activations; features are float32.
     """
 
@@ -78,6 +83,8 @@ class DiffusionFeatures(FeatureExtractor):
         sample_latents: bool = True,
         noise: bool = True,
         seed: int = 43,
+        fresh_noise: bool = False,
+        interpolation: Interpolation = "bicubic",
         precision: Precision = "float32",
     ) -> None:
         super().__init__()
@@ -88,6 +95,8 @@ class DiffusionFeatures(FeatureExtractor):
         self.timestep, self.prompt = timestep, prompt
         self.size, self.fit, self.grid = size, fit, grid
         self.sample_latents, self.noise, self.seed = sample_latents, noise, seed
+        self.fresh_noise = fresh_noise
+        self.interpolation: Interpolation = interpolation
         self.precision = precision
 
     def build(self) -> None:
@@ -140,11 +149,11 @@ class DiffusionFeatures(FeatureExtractor):
         """
         size = self._seen_size(images.shape[2], images.shape[3])
         latents = parts.latent_size(size, self.pipeline)
-        seeds = [self.seed] * len(images)
+        seeds = [self._seed(image) for image in images]
         with torch.autocast(images.device.type, enabled=False):
             noisy = parts.noisy_latents(
                 self.pipeline,
-                resize(images, size),
+                resized(images, size, self.interpolation),
                 self.timestep,
                 seeds,
                 sample=self.sample_latents,
@@ -180,6 +189,10 @@ class DiffusionFeatures(FeatureExtractor):
         if plane.ndim == 3:
             plane = plane.transpose(1, 2).unflatten(2, parts.grid_of(plane.shape[1], latents))
         return plane if plane.shape[2:] == target else F.interpolate(plane, target, mode="bilinear")
+
+    def _seed(self, image: Tensor) -> int:
+        """Of what is drawn for an image, [3, h, w] uint8."""
+        return zlib.crc32(image.cpu().numpy().tobytes(), self.seed) if self.fresh_noise else self.seed
 
     @property
     def _side(self) -> int:
