@@ -42,13 +42,16 @@ class Protocol:
             mmsegmentation does; ``pad`` pads the image with zeros, bottom and right, to the window.
         templates: Prompt templates, each with one ``{}`` for the class name; their text embeddings are averaged.
         class_names: The list of class names to use; ``mmseg`` is mmsegmentation's.
-        background: ``refined``: mask refinement includes the background plane; ``unrefined``: the background plane is
-            concatenated to the refined classes, as TCL does.
+        background: Of a background whose score is a constant. ``unrefined``: it is concatenated to the refined classes,
+            as TCL does; ``refined``: its plane is refined as well. A background that the method scores is refined like
+            the classes in both cases.
         ignore_label: Label value that is not scored.
         absent_classes: A class neither labelled nor predicted: ``drop`` leaves it out of the mean (mmsegmentation),
             ``zero`` counts it as 0.
-        refine: Where mask refinement (if the method has one) runs: in each ``window`` before stitching, or once on
-            the stitched ``image``.
+        refine: Where mask refinement (if the method has one) runs: in each ``window`` at the pixels' resolution, on the
+            upsampled scores before they are stitched; in each window at the resolution of the score maps (``mask``),
+            on the window shrunk to it (bilinear, align_corners true) and before the scores are upsampled, as TCL does;
+            or once on the stitched ``image``.
         labels: ``original`` scores at the label map's own size; ``resized`` first resizes the label map so that its
             short side is ``label_size``, as torchvision does with Pillow's images: nearest to the pixels' centres, the
             long side cut to whole pixels, not rounded.
@@ -74,7 +77,7 @@ class Protocol:
     background: Literal["refined", "unrefined"] = "unrefined"
     ignore_label: int = 255
     absent_classes: Literal["drop", "zero"] = "drop"
-    refine: Literal["window", "image"] = "window"
+    refine: Literal["window", "mask", "image"] = "window"
     labels: Literal["original", "resized"] = "original"
     label_size: int | None = None
     upsample: Literal["bilinear", "nearest"] = "bilinear"

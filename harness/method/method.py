@@ -6,7 +6,7 @@ import inspect
 import json
 from abc import abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, ClassVar, NamedTuple, final
 
 import numpy as np
@@ -23,7 +23,7 @@ from harness.data.vocabulary import Vocabulary
 from harness.method.configured import Configured, as_json
 from harness.method.part import Part, Requirement, identity_of, parts_of, required_by, unique
 from harness.method.refiner import Refiner
-from harness.method.stitching import Stitcher, resize_labels
+from harness.method.stitching import Stitcher, resize_labels, upsample
 from harness.method.windows import Box, ScoreMap, batches, cut, window_grid
 from harness.system.errors import ConfigurationError, DataError
 from harness.system.provenance import hash_weights
@@ -80,6 +80,9 @@ class SegmentationMethod(Configured, LightningModule):
             (``scores_background`` false); needed only when the vocabulary has a background.
 
     Attributes:
+        scores_background: Whether the score maps have a plane of the background, which is then refined like those of
+            the classes; otherwise its score is ``background_threshold`` everywhere.
+        score_floor: Lower scores count as this, at the size at which classes are compared; None leaves them.
         image_settings: The constructor arguments on which ``encode_image`` depends.
         encode_settings: Those on which ``encode`` and ``windows`` depend, with those of ``encode_image`` if ``encode``
             uses its result. Configurations of one pass that agree in these encode once; all others are free.
@@ -103,6 +106,7 @@ class SegmentationMethod(Configured, LightningModule):
             raise ConfigurationError("method: window_batch must be at least 1")
         self.window_batch = window_batch
         self.background_threshold = background_threshold
+        self.score_floor: float | None = None
         self.refiner: Refiner | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -356,44 +360,73 @@ class SegmentationMethod(Configured, LightningModule):
         """
         visible = (sample.image.shape[1], sample.image.shape[2])
         nearest = self.protocol.upsample == "nearest"
-        in_window: Callable[[Tensor, Box, slice], Tensor] | None = None
-        if self.refiner is not None and self.protocol.refine == "window":
-            in_window = partial(self._refine_window, image)
         fuses = type(self).fuse is not SegmentationMethod.fuse
         refines = self.refiner is not None and self.protocol.refine == "image"
 
-        def on_image(planes: Tensor, classes: slice) -> Tensor:
-            planes = self.fuse(planes, classes, context)
-            return self._refine(image[:, : visible[0], : visible[1]], planes, classes) if refines else planes
+        def refined(planes: Tensor, classes: slice) -> Tensor:
+            return self._refine(image[:, : visible[0], : visible[1]], planes) if refines else planes
 
-        stitcher = Stitcher(
-            maps,
-            boxes,
-            (image.shape[1], image.shape[2]),
-            visible,
-            visible if nearest else sample.size,
-            in_window,
-            on_image if fuses or refines else None,
-        )
-        if self.vocabulary.background and not self.scores_background:
-            labels = stitcher.labels(1, float(self.background_threshold or 0.0))
+        def fused(planes: Tensor, classes: slice) -> Tensor:
+            return refined(self.fuse(planes, classes, context), classes)
+
+        def stitcher(maps: Sequence[Sequence[ScoreMap]], on_image: Callable[[Tensor, slice], Tensor]) -> Stitcher:
+            return Stitcher(
+                self._refined_maps(image, maps, boxes),
+                boxes,
+                (image.shape[1], image.shape[2]),
+                visible,
+                visible if nearest else sample.size,
+                self._refine_window(image),
+                on_image if fuses or refines else None,
+                self.score_floor,
+            )
+
+        stitched = stitcher(maps, fused)
+        if not self.vocabulary.background or self.scores_background:
+            labels = stitched.labels()
         else:
-            labels = stitcher.labels()
+            constant = float(self.background_threshold or 0.0)
+            background: float | Tensor = constant
+            if self.refiner is not None and self.protocol.background == "refined":
+                plane = ScoreMap(torch.full((1, 1, 2, 2), constant, device=image.device))
+                background = stitcher([[plane]] * len(boxes), refined).planes(slice(0, 1), slice(0, 1))
+            labels = stitched.labels(1, background)
         if nearest and tuple(labels.shape) != sample.size:
             labels = resize_labels(labels, sample.size)
         return labels
 
-    def _refine_window(self, image: Tensor, planes: Tensor, box: Box, classes: slice) -> Tensor:
-        return self._refine(image[:, box.top : box.bottom, box.left : box.right], planes, classes)
+    def _refined_maps(
+        self, image: Tensor, maps: Sequence[Sequence[ScoreMap]], boxes: Sequence[Box]
+    ) -> Sequence[Sequence[ScoreMap]]:
+        """Score maps refined at their own resolution, if the protocol says so (TCL's order)."""
+        if self.refiner is None or self.protocol.refine != "mask":
+            return maps
+        return [
+            [self._refine_map(image[:, box.top : box.bottom, box.left : box.right], each) for each in window_maps]
+            for window_maps, box in zip(maps, boxes, strict=True)
+        ]
 
-    def _refine(self, image: Tensor, planes: Tensor, classes: slice) -> Tensor:
-        """Refine planes, all but a background that the protocol leaves unrefined."""
-        if self.refiner is None:
-            return planes
-        keep = int(self.vocabulary.background and self.protocol.background == "unrefined" and classes.start == 0)
-        if keep == planes.shape[0]:
-            return planes
-        return torch.cat([planes[:keep], self.refiner(image, planes[keep:])])
+    def _refine_map(self, window: Tensor, found: ScoreMap) -> ScoreMap:
+        """One score map (B = 1) on a window [3, h, w] that is shrunk to the map's grid, corners on corners."""
+        height, width = window.shape[1:]
+        planes = found.scores[0].float()
+        if found.extent is not None and found.extent != (0, 0, height, width):
+            # A grid of cells as large as the map's that covers exactly the window.
+            top, left, bottom, right = found.extent
+            rows = max(1, round(planes.shape[1] * height / (bottom - top)))
+            columns = max(1, round(planes.shape[2] * width / (right - left)))
+            down, across = rows / height, columns / width
+            planes = upsample(planes, (rows, columns), (top * down, left * across, bottom * down, right * across))
+        small = F.interpolate(window[None].float(), tuple(planes.shape[1:]), mode="bilinear", align_corners=True)[0]
+        return ScoreMap(self._refine(small, planes)[None])
+
+    def _refine_window(self, image: Tensor) -> Callable[[Tensor, Box, slice], Tensor] | None:
+        if self.refiner is None or self.protocol.refine != "window":
+            return None
+        return lambda planes, box, classes: self._refine(image[:, box.top : box.bottom, box.left : box.right], planes)
+
+    def _refine(self, image: Tensor, planes: Tensor) -> Tensor:
+        return planes if self.refiner is None else self.refiner(image, planes)
 
 
 def _hashable(value: Any) -> Hashable:

@@ -29,6 +29,7 @@ class Stitcher:
         target: (height, width) of the label map.
         in_window: Applied to each window's planes [C, h, w] of ``classes`` before they are added.
         on_image: Applied to the stitched, visible planes [C, height, width] of ``classes``.
+        floor: Lower scores count as this at the label map's size; null leaves them.
     """
 
     def __init__(
@@ -40,37 +41,43 @@ class Stitcher:
         target: tuple[int, int],
         in_window: Callable[[Tensor, Box, slice], Tensor] | None = None,
         on_image: Callable[[Tensor, slice], Tensor] | None = None,
+        floor: float | None = None,
     ) -> None:
         self._maps, self._boxes = maps, boxes
         self._size, self._visible, self._target = size, visible, target
         self._in_window, self._on_image = in_window, on_image
+        self._floor = floor
         self._separable = in_window is None and on_image is None and separable(maps, boxes)
 
-    def labels(self, first_class: int = 0, constant: float | None = None) -> Tensor:
+    def labels(self, first_class: int = 0, constant: float | Tensor | None = None) -> Tensor:
         """The class of the highest score at each pixel; of equal scores the first class wins.
 
         Args:
             first_class: The class index of the score maps' first plane.
-            constant: The score of class 0 everywhere, where the score maps do not have it; null compares their classes
-                alone.
+            constant: The score of class 0 everywhere, or its plane [1, *target], where the score maps do not have it;
+                null compares their classes alone.
 
         Returns:
             [*target] uint8.
         """
         scores = self._maps[0][0].scores
         argmax = RunningArgmax()
-        if constant is not None:
-            argmax.update(torch.full((1, *self._target), constant, device=scores.device, dtype=torch.float32), 0)
+        if isinstance(constant, Tensor):
+            argmax.update(constant, 0)
+        elif constant is not None:
+            plane = torch.full((1, *self._target), constant, device=scores.device, dtype=torch.float32)
+            argmax.update(self._floored(plane), 0)
         height, width = (max(sides) for sides in zip(self._size, self._target, strict=True))
         for chunk in class_chunks(scores.shape[1], height, width):
             classes = slice(chunk.start + first_class, chunk.stop + first_class)
-            argmax.update(self._planes(chunk, classes), classes.start)
+            argmax.update(self.planes(chunk, classes), classes.start)
         return argmax.labels
 
-    def _planes(self, chunk: slice, classes: slice) -> Tensor:
+    def planes(self, chunk: slice, classes: slice) -> Tensor:
         """[C, *target] float32 of the planes ``chunk`` of the score maps, which are the classes ``classes``."""
         if self._separable:
-            return stitch_separable(self._maps, self._boxes, chunk, self._size, self._visible, self._target)
+            planes = stitch_separable(self._maps, self._boxes, chunk, self._size, self._visible, self._target)
+            return self._floored(planes)
         refine = self._in_window
         in_window = None if refine is None else lambda planes, box: refine(planes, box, classes)
         planes = stitch(self._maps, self._boxes, chunk, self._size, in_window)
@@ -79,7 +86,10 @@ class Stitcher:
             planes = self._on_image(planes, classes)
         if tuple(planes.shape[1:]) != self._target:
             planes = F.interpolate(planes[None], self._target, mode="bilinear", align_corners=False)[0]
-        return planes
+        return self._floored(planes)
+
+    def _floored(self, planes: Tensor) -> Tensor:
+        return planes if self._floor is None else planes.clamp(min=self._floor)
 
 
 def _bilinear(length: int, cells: int, start: float, end: float) -> Tensor:

@@ -1,13 +1,13 @@
 """Dense features of an open_clip vision transformer: keys, queries, values or tokens of a layer."""
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from harness.system.errors import ModelError
-from methods.backbones.dense import Dense, Kind, ViTFeatures
+from methods.backbones.dense import Dense, Kind, ViTFeatures, dino_positions
 from methods.backbones.image_text import OpenCLIP
 from methods.backbones.pixels import IMAGENET_MEAN, IMAGENET_STD, normalise, pad_to_multiple
 
@@ -15,18 +15,26 @@ from methods.backbones.pixels import IMAGENET_MEAN, IMAGENET_STD, normalise, pad
 class OpenCLIPDense(Dense):
     """The patches of a CLIP image encoder (OVDiff takes the keys of the last layer but one).
 
-    Images of other sizes than the model's own are seen with bilinearly interpolated position embeddings.
+    Images of other sizes than the model's own are seen with interpolated position embeddings.
 
     Args:
         clip: The model; only its image encoder goes to the device.
         imagenet_normalisation: Normalise with ImageNet's mean and deviation, as OVDiff's release does, not CLIP's.
+        positions: How position embeddings are interpolated: ``bilinear``, or by ``dino_positions`` (``dino``), as
+            OVDiff's release does.
     """
 
     visual: Any
 
-    def __init__(self, clip: OpenCLIP, imagenet_normalisation: bool = False) -> None:
+    def __init__(
+        self,
+        clip: OpenCLIP,
+        imagenet_normalisation: bool = False,
+        positions: Literal["bilinear", "dino"] = "bilinear",
+    ) -> None:
         super().__init__()
         self.imagenet_normalisation = imagenet_normalisation
+        self.positions = positions
 
     def build(self) -> None:
         """Take CLIP's image encoder.
@@ -77,6 +85,8 @@ class OpenCLIPDense(Dense):
         side = round((positions.shape[0] - 1) ** 0.5)
         if grid == (side, side):
             return positions
+        if self.positions == "dino":
+            return torch.cat([positions[:1].float(), dino_positions(positions[1:], grid)])
         patches = positions[1:].T.unflatten(1, (side, side))[None].float()
         resized = F.interpolate(patches, grid, mode="bilinear", align_corners=False)[0].flatten(1).T
         return torch.cat([positions[:1].float(), resized])

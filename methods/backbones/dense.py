@@ -2,9 +2,11 @@
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
@@ -14,6 +16,27 @@ from methods.backbones import hub
 from methods.backbones.pixels import IMAGENET_MEAN, IMAGENET_STD, normalise, pad_to_multiple
 
 Kind = Literal["key", "query", "value", "token"]
+
+
+def dino_positions(positions: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Position embeddings of patches for another grid, as DINO's own code and OVDiff's release resize them.
+
+    Bicubic, by the factor (side + 0.1) / model's side: a grid that is a tenth of a patch larger, cut off
+    (facebookresearch/dino, ``vision_transformer.py``; karazijal/sdov, ``utils/extractor.py``).
+
+    Args:
+        positions: [N, D] of the model's own square grid.
+        grid: (height, width) in patches.
+
+    Returns:
+        [height width, D] float32.
+    """
+    side = round(positions.shape[0] ** 0.5)
+    if grid == (side, side):
+        return positions.float()
+    patches = positions.float().T.unflatten(1, (side, side))[None]
+    factors = tuple((cells + 0.1) / side for cells in grid)
+    return F.interpolate(patches, scale_factor=factors, mode="bicubic", align_corners=False)[0].flatten(1).T
 
 
 class ViTFeatures(NamedTuple):
@@ -59,6 +82,8 @@ class HubViT(Dense):
         mean: Normalisation per channel, for values in [0, 1]; null takes that of the model's own preprocessing, or
             ImageNet's if it has none.
         std: Deviation per channel, chosen as ``mean`` is.
+        positions: How position embeddings are resized for images of other sizes than the model's own: ``model`` as
+            transformers does, ``dino`` by ``dino_positions``.
         random_weights: Build from the configuration alone, for tests and timing without the weights.
     """
 
@@ -70,6 +95,7 @@ class HubViT(Dense):
         revision: str | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        positions: Literal["model", "dino"] = "model",
         random_weights: bool = False,
     ) -> None:
         super().__init__()
@@ -77,6 +103,7 @@ class HubViT(Dense):
         self.revision = revision
         self.mean = mean
         self.std = std
+        self.positions = positions
         self.random_weights = random_weights
 
     def build(self) -> None:
@@ -124,6 +151,11 @@ class HubViT(Dense):
             config.mask_ratio = 0.0
         self._registers = int(getattr(config, "num_register_tokens", 0) or 0)
         self.model = model.eval().requires_grad_(False)
+        if self.positions == "dino":
+            embeddings: Any = getattr(model, "embeddings", None)
+            if not hasattr(embeddings, "interpolate_pos_encoding"):
+                raise ModelError(f"'{self.name}' ({type(model).__name__}) has no position embeddings to resize")
+            embeddings.interpolate_pos_encoding = partial(_dino_encoding, embeddings, self.patch_size)
         self._attentions = [
             module for module in model.modules() if hasattr(module, "q_proj") and hasattr(module, "k_proj")
         ]
@@ -174,6 +206,13 @@ class HubViT(Dense):
         query, key = (seen[name].float().unflatten(2, (self._heads, -1)).transpose(1, 2) for name in ("query", "key"))
         scores = query[:, :, :1] @ key.transpose(2, 3) / key.shape[-1] ** 0.5
         return scores.softmax(dim=-1)[:, :, 0, skip:]
+
+
+def _dino_encoding(module: Any, patch: int, tokens: Tensor, height: int, width: int) -> Tensor:
+    """In the place of a model's ``interpolate_pos_encoding``: [1, 1 + N, D] for an image of height x width pixels."""
+    positions = module.position_embeddings
+    patches = dino_positions(positions[0, 1:], (height // patch, width // patch)).to(positions.dtype)
+    return torch.cat([positions[:, :1], patches[None]], dim=1)
 
 
 def _keep(seen: dict[str, Tensor], name: str):  # type: ignore[no-untyped-def]

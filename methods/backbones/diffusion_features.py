@@ -1,5 +1,6 @@
 """Dense features of an image from inside a denoising UNet: one pass at one noise level."""
 
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -15,8 +16,8 @@ from methods.backbones import diffusion_pipeline as parts
 from methods.backbones import hub
 from methods.backbones.class_attention import ClassTokens, class_logits, class_texts
 from methods.backbones.diffusion_pipeline import Precision
-from methods.backbones.features import FeatureExtractor
-from methods.backbones.pixels import PILLOW, fitted_scale, resize
+from methods.backbones.features import FeatureExtractor, Interpolation, resized
+from methods.backbones.pixels import PILLOW, fitted_scale
 
 # OVDiff's release for Stable Diffusion 1.5 (karazijal/sdov, gen_proto_sd.py): 7680 channels.
 OVDIFF_LAYERS = (
@@ -35,8 +36,8 @@ OVDIFF_LAYERS = (
 class DiffusionFeatures(FeatureExtractor):
     """Activations of chosen UNet blocks, resized (bilinear) to one grid and concatenated as they are.
 
-    Every image meets the same noise, drawn from one seed, so its features depend neither on its neighbours nor on
-    its place in a batch. A generator of the same model shares its networks.
+    Every image meets the same noise, drawn from one seed, or with ``fresh_noise`` one of its own, so its features
+    depend neither on its neighbours nor on its place in a batch. A generator of the same model shares its networks.
 
     Args:
         name: Hub id in the Hub's cache, or folder, of a Stable-Diffusion-like pipeline.
@@ -65,6 +66,10 @@ class DiffusionFeatures(FeatureExtractor):
         noise: Add the timestep's noise, as both releases do, also at t = 0; without it the UNet sees the latents as
             they are and is only told the timestep (FreeSeg-Diff's paper, Sec. 4.1).
         seed: Of that sample and of the noise.
+        fresh_noise: Draw both anew for every image, from the seed and the image's pixels. OVDiff's release draws anew
+            for every crop of a test image, from one generator that is never seeded again: the same distribution, but
+            there a crop's features depend on the crops before it.
+        interpolation: How images are resized, see ``features.resized``.
         precision: Of weights and activations; features are float32.
     """
 
@@ -89,6 +94,8 @@ class DiffusionFeatures(FeatureExtractor):
         sample_latents: bool = True,
         noise: bool = True,
         seed: int = 43,
+        fresh_noise: bool = False,
+        interpolation: Interpolation = "bicubic",
         precision: Precision = "float32",
     ) -> None:
         super().__init__()
@@ -101,6 +108,8 @@ class DiffusionFeatures(FeatureExtractor):
         self.timestep, self.prompt = timestep, prompt
         self.size, self.fit, self.grid = size, fit, grid
         self.sample_latents, self.noise, self.seed = sample_latents, noise, seed
+        self.fresh_noise = fresh_noise
+        self.interpolation: Interpolation = interpolation
         self.precision = precision
 
     def build(self) -> None:
@@ -143,7 +152,8 @@ class DiffusionFeatures(FeatureExtractor):
 
     def resolved(self) -> Mapping[str, Any]:
         """The model's own size; images that are left as they come have none. And how images are resized."""
-        return {"size": None if self.fit == "none" else self._side, "resize": [PILLOW, "bicubic"]}
+        resize = {"resize": [PILLOW, "bicubic"]} if self.interpolation == "bicubic" else {}
+        return {"size": None if self.fit == "none" else self._side, **resize}
 
     def features(self, images: Tensor, prompts: Sequence[str] | None = None) -> Tensor:
         """See ``FeatureExtractor.features``.
@@ -177,11 +187,11 @@ class DiffusionFeatures(FeatureExtractor):
     def _features(self, images: Tensor, prompts: Sequence[str] | None, names: Sequence[str]) -> Tensor:
         size = self._seen_size(images.shape[2], images.shape[3])
         latents = parts.latent_size(size, self.pipeline)
-        seeds = [self.seed] * len(images)
+        seeds = [self._seed(image) for image in images]
         with torch.autocast(images.device.type, enabled=False):
             noisy = parts.noisy_latents(
                 self.pipeline,
-                resize(images, size),
+                resized(images, size, self.interpolation),
                 self.timestep,
                 seeds,
                 sample=self.sample_latents,
@@ -234,6 +244,10 @@ class DiffusionFeatures(FeatureExtractor):
         if len(found) == 2:
             plane = self_attention(plane, found[1].float(), self._heads[tap[0].removesuffix(".to_q")])
         return _on_grid(plane.transpose(1, 2) if plane.ndim == 3 else plane, latents, target)
+
+    def _seed(self, image: Tensor) -> int:
+        """Of what is drawn for an image, [3, h, w] uint8."""
+        return zlib.crc32(image.cpu().numpy().tobytes(), self.seed) if self.fresh_noise else self.seed
 
     @property
     def _side(self) -> int:

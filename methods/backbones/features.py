@@ -4,12 +4,32 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from harness.method.part import Part
 from harness.system.errors import ConfigurationError
 from methods.backbones.dense import Dense, Kind
 from methods.backbones.pixels import PILLOW, fitted_scale, resize
+
+Interpolation = Literal["bicubic", "bilinear"]
+
+
+def resized(images: Tensor, size: tuple[int, int], interpolation: Interpolation = "bicubic") -> Tensor:
+    """Images at the size at which a model sees them.
+
+    Args:
+        images: [B, 3, h, w] uint8.
+        size: (height, width) in pixels.
+        interpolation: ``bicubic`` is Pillow's, antialiased and rounded to whole values; ``bilinear`` is neither
+            antialiased nor rounded, as torchvision resized tensors before its version 0.17 (OVDiff's release).
+
+    Returns:
+        [B, 3, height, width] in [0, 255]: uint8 if ``bicubic``, else float32.
+    """
+    if interpolation == "bicubic":
+        return resize(images, size).to(images.dtype)
+    return F.interpolate(images.float(), size, mode="bilinear", align_corners=False)
 
 
 class FeatureExtractor(Part):
@@ -43,6 +63,7 @@ class DenseFeatures(FeatureExtractor):
             are. Both are then rounded to whole patches.
         fit: ``squash`` makes them ``size`` x ``size``; ``short`` brings the short side to ``size``, or the long side to
             4 x ``size`` if that is less.
+        interpolation: How they are resized, see ``resized``.
 
     Raises:
         ConfigurationError: The size is not positive.
@@ -55,6 +76,7 @@ class DenseFeatures(FeatureExtractor):
         layer: int = -1,
         size: int | None = None,
         fit: Literal["squash", "short"] = "squash",
+        interpolation: Interpolation = "bicubic",
     ) -> None:
         super().__init__()
         if size is not None and size < 1:
@@ -64,10 +86,11 @@ class DenseFeatures(FeatureExtractor):
         self.layer = layer
         self.size = size
         self.fit = fit
+        self.interpolation: Interpolation = interpolation
 
     def resolved(self) -> Mapping[str, Any]:
-        """How images are resized, if they are."""
-        return {} if self.size is None else {"resize": [PILLOW, "bicubic"]}
+        """Pillow's version, if it resizes images."""
+        return {"resize": [PILLOW, "bicubic"]} if self.interpolation == "bicubic" else {}
 
     def features(self, images: Tensor) -> Tensor:
         """See ``FeatureExtractor.features``."""
@@ -81,7 +104,7 @@ class DenseFeatures(FeatureExtractor):
         elif self.size is not None:
             scale = fitted_scale(height, width, self.size)
             target = (self._whole_patches(height * scale), self._whole_patches(width * scale))
-        return images if (height, width) == target else resize(images, target).to(images.dtype)
+        return images if (height, width) == target else resized(images, target, self.interpolation)
 
     def _whole_patches(self, side: float) -> int:
         """The multiple of the patch size nearest to a side in pixels, at least one patch."""

@@ -1,6 +1,7 @@
 """Foreground and background of generated images, from attribution maps with or without class-agnostic masks."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +10,8 @@ from torch import Tensor
 
 # Of OVDiff's release (karazijal/sdov, sample_support_set.py), for maps in [0, 1].
 FALLBACK = (0.2, 0.5)
+ReleaseRule = Literal["overlaps", "cut", "erosion"]
+RULES: tuple[ReleaseRule, ...] = ("overlaps", "cut", "erosion")
 
 
 class Masks(NamedTuple):
@@ -60,8 +63,8 @@ def select_masks(
 ) -> Masks:
     """The promptable segmenter (OVDiff Eq. 1): of all masks, the hottest is foreground and the coldest background.
 
-    Empty masks do not count. The options, off in the paper and all on in the release with a cut of 0.2
-    (karazijal/sdov): without an instance the release takes ``threshold_masks(heat, (0.2, 0.5))`` instead.
+    Empty masks do not count. The options are off in the paper and all on in the release with a cut of 0.2
+    (karazijal/sdov). See ``choose_masks`` for images without an instance.
 
     Args:
         masks: [M, H, W] bool, class-agnostic and the background's complement among them (``with_complement``).
@@ -69,7 +72,7 @@ def select_masks(
         resolve_overlaps: Give every pixel to the hottest mask that covers it; the background is then the coldest mask
             that has pixels left.
         cut: The background is cooler than this.
-        erode: Take the background's outermost pixels away, those at the image's border too.
+        erode: Take the background's outermost pixels away, but not those at the image's border (``erosion``).
 
     Returns:
         Two masks [H, W]. With fewer than two masks there is no background, and with none no foreground.
@@ -92,20 +95,57 @@ def select_masks(
     return Masks(masks[0], erosion(background) if erode else background)
 
 
-def release_masks(instances: Tensor, heat: Tensor, cut: float = FALLBACK[0]) -> Masks:
-    """Foreground and background as OVDiff's release chooses them from CutLER's instances.
+class MaskRules(NamedTuple):
+    """What comes on top of Eq. 1: nothing in the paper, all of it in the release.
+
+    Attributes:
+        resolve_overlaps: As in ``select_masks``.
+        cut: As in ``select_masks``.
+        erode: As in ``select_masks``.
+    """
+
+    resolve_overlaps: bool = False
+    cut: float | None = None
+    erode: bool = False
+
+    @classmethod
+    def of_release(cls, chosen: bool | Sequence[ReleaseRule]) -> "MaskRules":
+        """All of the release's rules, none, or those that are named; the cut is at 0.2."""
+        names: Sequence[str] = (
+            (("overlaps", "cut", "erosion") if chosen else ()) if isinstance(chosen, bool) else chosen
+        )
+        return cls("overlaps" in names, FALLBACK[0] if "cut" in names else None, "erosion" in names)
+
+
+PAPER_RULES = MaskRules()
+RELEASE_RULES = MaskRules.of_release(True)
+
+
+def choose_masks(instances: Tensor, heat: Tensor, rules: MaskRules = RELEASE_RULES) -> Masks:
+    """Foreground and background of one image from a segmenter's instances.
+
+    Without any instance the only mask is the background's, which by Eq. 1 would be foreground and background both:
+    the paper does not say what happens then, and heat above 0.5 and below 0.2 is taken, as in the release.
 
     Args:
         instances: [M, H, W] bool, M may be 0.
         heat: [H, W] in [0, 1].
-        cut: The background is cooler than this.
+        rules: What comes on top of Eq. 1.
     """
-    if not len(instances):
+    if not instances.flatten(1).any():
         return threshold_masks(heat, FALLBACK)
-    return select_masks(with_complement(instances), heat, resolve_overlaps=True, cut=cut, erode=True)
+    return select_masks(with_complement(instances), heat, *rules)
+
+
+def release_masks(instances: Tensor, heat: Tensor, cut: float = FALLBACK[0]) -> Masks:
+    """``choose_masks`` by all rules of OVDiff's release (karazijal/sdov, ``sample_support_set.py``)."""
+    return choose_masks(instances, heat, RELEASE_RULES._replace(cut=cut))
 
 
 def erosion(mask: Tensor) -> Tensor:
-    """[H, W] bool without the pixels of which one of the four neighbours is not in the mask or not in the image."""
-    padded = F.pad(mask, (1, 1, 1, 1))
+    """[H, W] bool without the pixels of which one of the four neighbours is in the image but not in the mask.
+
+    What is beyond the image takes nothing away, as in skimage's ``binary_erosion``, which the release uses.
+    """
+    padded = F.pad(mask, (1, 1, 1, 1), value=True)
     return mask & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]

@@ -25,15 +25,16 @@ from methods.backbones.diffusion import TextToImage
 from methods.backbones.features import FeatureExtractor
 from methods.backbones.image_text import ImageText
 from methods.ovdiff.category_filter import CategoryFilter
+from methods.ovdiff.masks import RULES, MaskRules, ReleaseRule
 from methods.ovdiff.prototypes import LEVELS, Level, MaskResize
 from methods.ovdiff.provenance import support_region
-from methods.ovdiff.stages import MaskStage, PrototypeStage, SupportStage
+from methods.ovdiff.stages import MaskStage, PrototypeStage, SupportStage, ThresholdSize
 from methods.ovdiff.stuff import chatgpt_stuff
 from methods.regions.base import Regions
 from methods.support.attribution import Attribution
 from methods.support.provenance import stretch, winners
 
-# Below any cosine: the score of a category that was filtered out.
+# Below any cosine: the score of a category that was filtered out, and of all that has no prototype (Eq. 4).
 ABSENT = -2.0
 REGIONS = ("foreground", "background")
 
@@ -41,8 +42,9 @@ REGIONS = ("foreground", "background")
 class OVDiff(SegmentationMethod):
     """Segmentation by matching features with prototypes of generated support sets.
 
-    Where paper and release differ, the default is the paper's; ``release_rules`` (masks), ``whole_image`` (the release
-    matches the whole image as well as windows) and ``mask_resize`` reach the release's way.
+    Where paper and release differ, the default is the paper's. The release's way is reached by ``release_rules``,
+    ``threshold_size``, ``support_extractors``, ``joined_prompt``, ``whole_image`` and ``zero_negative_scores``, by the
+    settings of its extractors (``interpolation``, ``positions``, ``fresh_noise``) and by ``ReleaseCLIP``.
 
     Args:
         generator: Generates the support sets; Stable Diffusion 1.5 in the paper.
@@ -58,22 +60,33 @@ class OVDiff(SegmentationMethod):
         prompt_names: What to call a class in prompts, where its name in the vocabulary is not what one would say.
         seed: Of the support sets.
         levels: Which prototypes are matched (Eq. 3).
-        background: ``prototypes`` matches the background with the union of all negative prototypes; ``threshold`` gives
-            it a constant score (Table 3).
+        background: ``prototypes`` matches the background with the union of all negative prototypes of the categories in
+            an image; where all of these were filtered out, it wins nowhere (Eq. 4; -1 in the release). ``threshold``
+            gives it a constant score (Table 3), which the protocol may leave unrefined.
         background_threshold: That constant, a cosine; 0.72 in the paper.
         stuff: Which classes are stuff: ``chatgpt`` for the paper's answers as published, and the data's own list for
             names that these lack; null for the data's own list alone; or names.
         stuff_similarity_threshold: Cosine with a stuff prototype above which a negative prototype of a thing is
-            dropped; null leaves "stuff" filtering out. 0.85 in the release.
+            dropped; null drops none. 0.85 in the release.
+        stuff_negatives: Whether stuff has negative prototypes; null: only if ``stuff_similarity_threshold`` is null, so
+            that this alone leaves the whole "stuff" filter out. Without in the release.
         prefilter_stuff: Whether stuff classes, too, must pass the category filter; the release always keeps them.
         max_categories: η.
         prefilter_scale: Factor on CLIP's cosines in the category filter, 1 in the release.
         multi_label: Whether the best-scoring of the 2^η multi-label prompts decides in the category filter, as in the
             paper; otherwise all categories that score at least 1/|C|, η at most, are kept.
+        joined_prompt: A category's text in those prompts; the bare name in the paper, ``a {}`` in the release.
         extra_windows: Sides of further square windows, matched at the protocol's stride, in pixels.
         whole_image: Match the whole image, too.
-        release_rules: Choose masks by the release's rules, see ``select_masks``.
+        release_rules: Which of the release's rules choose masks on top of Eq. 1, see ``select_masks``: all, none, or
+            some of ``overlaps``, ``cut`` and ``erosion``.
+        threshold_size: Without a segmenter, whether maps are thresholded at their own size (``map``) or stretched to
+            the images' (``image``), as in the release.
+        zero_negative_scores: Count scores below 0 as 0 where classes are compared, as the release does: where nothing
+            scores more, the first class wins, which is the background if there is one.
         mask_resize: How masks reach the features' grid.
+        support_extractors: In the place of the extractors of the same name for support images. In the release CLIP sees
+            these at 512 pixels and crops at 448; Stable Diffusion meets one noise in these and a fresh one in crops.
         window_batch: Windows that are matched at once.
 
     Raises:
@@ -104,32 +117,43 @@ class OVDiff(SegmentationMethod):
         background_threshold: float = 0.72,
         stuff: Literal["chatgpt"] | Sequence[str] | None = None,
         stuff_similarity_threshold: float | None = 0.85,
+        stuff_negatives: bool | None = None,
         prefilter_stuff: bool = False,
         max_categories: int = 10,
         prefilter_scale: float = 1.0,
         multi_label: bool = True,
+        joined_prompt: str = "{}",
         extra_windows: Sequence[int] = (336,),
         whole_image: bool = False,
-        release_rules: bool = False,
+        release_rules: bool | Sequence[ReleaseRule] = False,
+        threshold_size: ThresholdSize = "map",
+        zero_negative_scores: bool = False,
         mask_resize: MaskResize = "any",
+        support_extractors: dict[str, FeatureExtractor] | None = None,
         window_batch: int = 8,
     ) -> None:
         super().__init__(window_batch, background_threshold)
         if not extractors or any("." in name for name in extractors):
             raise ConfigurationError("method.extractors needs at least one extractor, and names without a dot")
+        if unknown := set(support_extractors or {}) - set(extractors):
+            raise ConfigurationError(f"method.support_extractors: '{min(unknown)}' is not among method.extractors")
         if support_size < 1 or num_parts < 0 or (num_generated is not None and num_generated < support_size):
             raise ConfigurationError(
                 "method: support_size must be at least 1, num_parts 0, num_generated at least support_size"
             )
         if isinstance(stuff, str) and stuff != "chatgpt":
             raise ConfigurationError(f"method.stuff is 'chatgpt', null or a list of class names, not '{stuff}'")
+        if not isinstance(release_rules, bool) and (wrong := set(release_rules) - set(RULES)):
+            raise ConfigurationError(f"method.release_rules: '{min(wrong)}' is none of {', '.join(RULES)}")
         check_templates((prompt,), "method.prompt")
+        check_templates((joined_prompt,), "method.joined_prompt")
         if not levels:
             raise ConfigurationError(f"method.levels needs at least one of {', '.join(LEVELS)}")
         if not 1 <= max_categories <= 16:
             raise ConfigurationError("method.max_categories (η) must lie in 1 to 16: 2^η prompts are compared")
         self.generator = generator
         self.extractors = nn.ModuleDict(extractors)
+        self.support_extractors = nn.ModuleDict(support_extractors or {})
         self.attribution = attribution or Attribution()
         self.segmenter = segmenter
         self.clip = clip
@@ -142,15 +166,20 @@ class OVDiff(SegmentationMethod):
         self.seed = seed
         self.levels = tuple(levels)
         self.background = background
+        self.scores_background = background == "prototypes"
         self.stuff = stuff
         self.stuff_similarity_threshold = stuff_similarity_threshold
+        self.stuff_negatives = stuff_similarity_threshold is None if stuff_negatives is None else stuff_negatives
         self.prefilter_stuff = prefilter_stuff
         self.max_categories = max_categories
         self.prefilter_scale = prefilter_scale
         self.multi_label = multi_label
+        self.joined_prompt = joined_prompt
         self.extra_windows = tuple(extra_windows)
         self.whole_image = whole_image
-        self.release_rules = release_rules
+        self.mask_rules = MaskRules.of_release(release_rules)
+        self.threshold_size: ThresholdSize = threshold_size
+        self.score_floor = 0.0 if zero_negative_scores else None
         self.mask_resize = mask_resize
 
     def _extractors(self) -> Mapping[str, FeatureExtractor]:
@@ -166,10 +195,11 @@ class OVDiff(SegmentationMethod):
     def _stages(self) -> tuple[SupportStage, MaskStage, dict[str, PrototypeStage]]:
         words = self.vocabulary.prompt_names(self.prompt_names)
         support = SupportStage(self.generator, self.attribution, words, self.prompt, self.num_generated, self.seed)
-        masks = MaskStage(support, self.support_size, self.segmenter, self.release_rules)
+        masks = MaskStage(support, self.support_size, self.segmenter, self.mask_rules, self.threshold_size)
+        extractors = {**self._extractors(), **dict(self.support_extractors.items())}
         prototypes = {
-            name: PrototypeStage(masks, extractor, name, self.num_parts, self.mask_resize)
-            for name, extractor in self._extractors().items()
+            name: PrototypeStage(masks, extractor, name, self.num_parts, self.mask_resize)  # type: ignore[arg-type]
+            for name, extractor in extractors.items()
         }
         return support, masks, prototypes
 
@@ -206,17 +236,16 @@ class OVDiff(SegmentationMethod):
 
     def _drop_negatives_like_stuff(self, vectors: dict[str, list[Tensor]], kept: dict[str, list[Tensor]]) -> None:
         """The "stuff" filter (Sec. 3.4): stuff has no negative prototypes, and things none that look like stuff."""
-        if self.stuff_similarity_threshold is None:
-            return
         stuff = [number for number, name in enumerate(self.vocabulary.foreground) if name in self._stuff()]
         positives = [vectors["foreground"][number] for number in stuff if len(vectors["foreground"][number])]
         like = torch.cat(positives) if positives else None
+        limit = self.stuff_similarity_threshold
         for number, negatives in enumerate(vectors["background"]):
             keep = torch.ones(len(negatives), dtype=torch.bool)
             if number in stuff:
-                keep[:] = False
-            elif like is not None and len(negatives):
-                keep = (negatives @ like.T).amax(dim=1) <= self.stuff_similarity_threshold
+                keep[:] = self.stuff_negatives
+            elif limit is not None and like is not None and len(negatives):
+                keep = (negatives @ like.T).amax(dim=1) <= limit
             vectors["background"][number] = negatives[keep]
             kept["background"][number] = kept["background"][number][keep]
 
@@ -236,7 +265,12 @@ class OVDiff(SegmentationMethod):
             words = self.vocabulary.prompt_names(self.prompt_names)
             asked = [words[names[n]] for n in self._filtered]
             self._filter = CategoryFilter(
-                self.clip, asked, self.max_categories, scale=self.prefilter_scale, multi_label=self.multi_label
+                self.clip,
+                asked,
+                self.max_categories,
+                scale=self.prefilter_scale,
+                multi_label=self.multi_label,
+                joined_template=self.joined_prompt,
             )
 
     def encode_image(self, sample: Sample) -> Tensor | None:
@@ -271,23 +305,13 @@ class OVDiff(SegmentationMethod):
 
     def _match(self, features: Tensor, extractor: str, present: frozenset[int]) -> Tensor:
         """[B, D, h, w] normalised features -> [B, C, h, w] cosines; absent classes get ABSENT."""
-        planes = []
         prototypes = self._prototypes[extractor]
-        if self.vocabulary.background:
-            planes.append(self._background_plane(features, prototypes, present))
-        for number, positives in enumerate(prototypes["foreground"]):
-            known = number in present and len(positives)
-            planes.append(_best(features, positives) if known else features.new_full(_plane(features), ABSENT))
-        return torch.stack(planes, dim=1)
-
-    def _background_plane(
-        self, features: Tensor, prototypes: dict[str, list[Tensor]], present: frozenset[int]
-    ) -> Tensor:
-        """P^fg of c_bg is the union of the P^bg of all categories in the image; or a constant."""
-        negatives = [prototypes["background"][n] for n in sorted(present) if len(prototypes["background"][n])]
-        if self.background == "threshold" or not negatives:
-            return features.new_full(_plane(features), self.background_threshold or 0.0)
-        return _best(features, torch.cat(negatives))
+        sets = [each if number in present else each[:0] for number, each in enumerate(prototypes["foreground"])]
+        if self.vocabulary.background and self.scores_background:
+            # P^fg of c_bg is the union of the P^bg of all categories in the image.
+            negatives = [prototypes["background"][n] for n in sorted(present) if len(prototypes["background"][n])]
+            sets.insert(0, torch.cat(negatives) if negatives else sets[0][:0])
+        return torch.stack([_best(features, each) for each in sets], dim=1)
 
     # Section 4.4: explaining segmentations.
 
@@ -334,10 +358,11 @@ class OVDiff(SegmentationMethod):
         )
 
 
-def _plane(features: Tensor) -> tuple[int, int, int]:
-    return features.shape[0], features.shape[2], features.shape[3]
-
-
 def _best(features: Tensor, prototypes: Tensor) -> Tensor:
-    """The highest cosine with any prototype: [B, D, h, w] and [P, D], both normalised -> [B, h, w]."""
+    """The highest cosine with any prototype: [B, D, h, w] and [P, D], both normalised -> [B, h, w].
+
+    Without any prototype it is ABSENT: what has none never wins (Eq. 4).
+    """
+    if not len(prototypes):
+        return features.new_full((features.shape[0], *features.shape[2:]), ABSENT)
     return torch.einsum("bdhw,pd->bphw", features, prototypes).amax(dim=1)

@@ -5,7 +5,7 @@ segmenter only masks and prototypes, and adding a class only that class.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,11 +16,12 @@ from harness.artifacts.store import ArtifactStore
 from harness.artifacts.work_item import WorkItem
 from methods.backbones.diffusion import TextToImage
 from methods.backbones.features import FeatureExtractor
-from methods.ovdiff.masks import Masks, otsu_thresholds, release_masks, select_masks, threshold_masks, with_complement
+from methods.ovdiff.masks import FALLBACK, PAPER_RULES, MaskRules, choose_masks, otsu_thresholds, threshold_masks
 from methods.ovdiff.prototypes import MaskResize, masked_cells, prototypes
 from methods.regions.base import Regions
 from methods.support.attribution import Attribution, min_max
 
+ThresholdSize = Literal["map", "image"]
 # Seeds of one support set lie this far from those of the next.
 SEEDS_APART = 100_000
 
@@ -89,7 +90,8 @@ class MaskStage(Stage):
         support: The stage before.
         images: N, how many images of each support set are used, from the first on.
         segmenter: Γ; null thresholds the maps.
-        release_rules: Use the release's rules for overlaps, a cut of 0.2 and erosion, not Eq. 1 alone.
+        rules: What comes on top of Eq. 1.
+        threshold_size: Without Γ, whether the maps are thresholded at their own size or at the images'.
     """
 
     name = "masks"
@@ -99,19 +101,21 @@ class MaskStage(Stage):
         support: SupportStage,
         images: int,
         segmenter: Regions | None,
-        release_rules: bool,
+        rules: MaskRules = PAPER_RULES,
+        threshold_size: ThresholdSize = "map",
     ) -> None:
         self.support = support
         self.images = images
         self.segmenter = segmenter
-        self.release_rules = release_rules
+        self.rules = rules
+        self.threshold_size = threshold_size
 
     def item(self, name: str) -> WorkItem:
         """The masks of one class."""
-        rule: dict[str, Any] = {"rule": "multi-otsu"}
+        rule: dict[str, Any] = {"rule": "multi-otsu", "size": self.threshold_size}
         if self.segmenter is not None:
             rule = {
-                "rule": "release" if self.release_rules else "eq1",
+                "rule": {"eq1": True, "no_instance": list(FALLBACK), **self.rules._asdict()},
                 "segmenter": self.segmenter.identity(),
             }
         return WorkItem({"kind": "masks", "support": self.support.item(name).key, "images": self.images, **rule}, name)
@@ -121,25 +125,24 @@ class MaskStage(Stage):
         return [self.item(name) for name in self.support.words]
 
     def compute(self, item: WorkItem, store: ArtifactStore) -> dict[str, Tensor]:
-        """``foreground`` and ``background`` [N, h, w] bool, at the images' size with Γ and at the maps' without."""
+        """``foreground`` and ``background`` [N, h, w] bool: at the images' size with Γ, else at ``threshold_size``."""
         entry = store.load(item.spec["support"])
         maps = min_max(entry["maps"][: self.images].float())
-        if self.segmenter is None:
-            masks = threshold_masks(maps, otsu_thresholds(maps))
-            return {"foreground": masks.foreground, "background": masks.background}
         images = entry["images"][: self.images]
         heats = min_max(F.interpolate(maps[:, None], images.shape[2:], mode="bilinear", align_corners=False)[:, 0])
+        if self.segmenter is None:
+            # The release finds the thresholds in the maps at their own size in both cases.
+            masks = threshold_masks(maps if self.threshold_size == "map" else heats, otsu_thresholds(maps))
+            return {"foreground": masks.foreground, "background": masks.background}
         device = self.segmenter.device
-        chosen = [self._choose(self.segmenter.masks(n.to(device)).cpu(), a) for n, a in zip(images, heats, strict=True)]
+        chosen = [
+            choose_masks(self.segmenter.masks(image.to(device)).cpu(), heat, self.rules)
+            for image, heat in zip(images, heats, strict=True)
+        ]
         return {
             "foreground": torch.stack([foreground for foreground, _ in chosen]),
             "background": torch.stack([background for _, background in chosen]),
         }
-
-    def _choose(self, proposals: Tensor, heat: Tensor) -> Masks:
-        if self.release_rules:
-            return release_masks(proposals, heat)
-        return select_masks(with_complement(proposals), heat)
 
 
 class PrototypeStage(Stage):

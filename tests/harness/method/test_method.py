@@ -1,6 +1,6 @@
 """The sealed pipeline: what every method gets for its scores, and what it cannot change."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -20,6 +20,7 @@ from harness import (
 )
 from harness.method import windows
 from harness.method.windows import Box
+from methods.refinement import PAMR
 
 
 class Pooled(SegmentationMethod):
@@ -181,28 +182,129 @@ def test_nearest_upsampling_stretches_the_label_map() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("refine", "background", "sizes", "planes"),
-    [
-        ("window", "unrefined", {(32, 32)}, 4),
-        ("window", "refined", {(32, 32)}, 5),
-        ("image", "unrefined", {(40, 56)}, 4),
-        ("image", "refined", {(40, 56)}, 5),
-    ],
-)
-def test_refinement_runs_where_and_on_what_the_protocol_says(
-    refine: str, background: str, sizes: set[tuple[int, int]], planes: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("background", ["refined", "unrefined"])
+@pytest.mark.parametrize(("refine", "sizes"), [("window", {(32, 32)}), ("mask", {(8, 8)}), ("image", {(40, 56)})])
+def test_refinement_runs_where_the_protocol_says_on_all_planes_that_the_method_scores(
+    refine: str, background: str, sizes: set[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     method = made(refine=refine, background=background)
     method.refiner = refiner = Doubled()
     whole = method.predict_image(sample())
     assert {size for size, _ in refiner.calls} == sizes
-    assert {count for _, count in refiner.calls} == {planes}
+    assert {count for _, count in refiner.calls} == {5}
     refiner.calls.clear()
     monkeypatch.setattr(windows, "PLANE_BUDGET", 1)
     assert torch.equal(method.predict_image(sample()), whole)
-    times = len(windows.window_grid(40, 56, 32, 16)) if refine == "window" else 1
-    assert len(refiner.calls) == planes * times
+    times = 1 if refine == "image" else len(windows.window_grid(40, 56, 32, 16))
+    # Score maps are small at their own resolution: all classes at once.
+    assert len(refiner.calls) == times * (1 if refine == "mask" else 5)
+
+
+@pytest.mark.parametrize("refine", ["window", "mask", "image"])
+def test_a_constant_background_is_refined_only_if_the_protocol_says_so(refine: str) -> None:
+    best = made(Named).projection(sample().image[None] / 255 - 0.5)[0].amax()
+    threshold = float(best) * 0.75
+
+    def background(how: str) -> torch.Tensor:
+        method = made(Named, refine=refine, background=how)
+        method.background_threshold = threshold
+        method.refiner = Doubled()
+        return method.predict_image(sample()) == 0
+
+    plain = made(Named)
+    plain.background_threshold = threshold
+    unrefined = made(Named)
+    unrefined.background_threshold = threshold / 2
+    # The refiner doubles what it is given: all planes, or those of the classes alone.
+    assert torch.equal(background("refined"), plain.predict_image(sample()) == 0)
+    assert torch.equal(background("unrefined"), unrefined.predict_image(sample()) == 0)
+    assert 0 < background("unrefined").sum() < background("refined").sum()
+
+
+def literal_tcl(
+    image: torch.Tensor, masks: Callable[[torch.Tensor], torch.Tensor], threshold: float, size: tuple[int, int]
+) -> torch.Tensor:
+    """TCL's order (kakaobrain/tcl, models/tcl/tcl.py ``generate_masks``, segmentation/evaluation/tcl_seg.py)."""
+    height, width = image.shape[1:]
+    total, count = torch.zeros(5, height, width), torch.zeros(height, width)
+    for top, left in [(top, left) for top in (0, 8) for left in (0, 16, 24)]:
+        window = image[:, top : top + 32, left : left + 32].float()
+        mask = masks(window)
+        shrunk = F.interpolate(window[None], mask.shape[-2:], mode="bilinear", align_corners=True)
+        mask = PAMR()(shrunk[0], mask)
+        mask = F.interpolate(mask[None], (32, 32), mode="bilinear", align_corners=False)[0]
+        logits = torch.cat([torch.full((1, 32, 32), threshold), mask])
+        total[:, top : top + 32, left : left + 32] += logits
+        count[top : top + 32, left : left + 32] += 1
+    return F.interpolate((total / count)[None], size, mode="bilinear", align_corners=False)[0]
+
+
+def test_refinement_of_masks_is_in_tcls_order() -> None:
+    given = sample(size=(60, 84))
+    method = made(Named, refine="mask")
+    method.background_threshold, method.refiner = 0.02, PAMR()
+    scores = literal_tcl(given.image, lambda w: method.projection(w[None] / 255 - 0.5)[0], 0.02, (60, 84))
+    best = scores.topk(2, dim=0).values
+    clear = best[0] - best[1] > 1e-5
+    labels = method.predict_image(given)
+    assert clear.float().mean() > 0.99
+    assert torch.equal(labels[clear].long(), scores.argmax(dim=0)[clear])
+    assert len(labels.unique()) > 2
+    # Refined at the pixels of the window, other pixels win.
+    later = made(Named, refine="window")
+    later.background_threshold, later.refiner = 0.02, PAMR()
+    assert (later.predict_image(given) != labels).float().mean() > 0.01
+
+
+def test_a_map_that_reaches_beyond_its_window_is_refined_on_the_windows_own_cells() -> None:
+    window = torch.randint(0, 256, (3, 12, 20), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    scores = torch.rand(1, 2, 4, 6, generator=torch.Generator().manual_seed(2))
+
+    class Kept(Refiner):
+        """Changes nothing and keeps what it saw."""
+
+        def forward(self, image: Tensor, planes: Tensor) -> Tensor:
+            self.image = image
+            return planes
+
+    method = made(Named, refine="mask")
+    method.refiner = refiner = Kept()
+    # 4x6 cells of 4 pixels cover 16x24 of which the window has 12x20: 3x5 cells.
+    refined = method._refine_map(window, ScoreMap(scores, (0.0, 0.0, 16.0, 24.0)))
+    assert refined.extent is None
+    torch.testing.assert_close(refined.scores, scores[:, :, :3, :5])
+    expected = F.interpolate(window[None].float(), (3, 5), mode="bilinear", align_corners=True)[0]
+    torch.testing.assert_close(refiner.image, expected)
+
+
+def test_scores_below_the_floor_count_as_it_where_classes_are_compared() -> None:
+    given = sample(size=(90, 120))
+    method = made()
+    raw = method.predict_image(given)
+    method.score_floor = 0.0
+    planes = torch.zeros(5, 40, 56)
+    count = torch.zeros(40, 56)
+    for top, left in [(top, left) for top in (0, 8) for left in (0, 16, 24)]:
+        window = given.image[None, :, top : top + 32, left : left + 32] / 255 - 0.5
+        planes[:, top : top + 32, left : left + 32] += F.interpolate(
+            method.projection(window), (32, 32), mode="bilinear"
+        )[0]
+        count[top : top + 32, left : left + 32] += 1
+    scores = F.interpolate((planes / count)[None], (90, 120), mode="bilinear")[0]
+    nothing = (scores < -1e-5).all(dim=0)
+    labels = method.predict_image(given)
+    assert nothing.any()
+    # The first of equal scores wins.
+    assert (labels[nothing] == 0).all()
+    assert (raw[nothing] != 0).any()
+    some = (scores > 1e-5).any(dim=0)
+    assert torch.equal(labels[some], raw[some])
+    # A constant below it counts as it, too.
+    named = made(Named)
+    named.background_threshold, named.score_floor = -9.0, 0.0
+    assert (named.predict_image(given) == 0).any()
+    named.score_floor = None
+    assert not (named.predict_image(given) == 0).any()
 
 
 def test_scores_in_half_precision_are_compared_in_float32() -> None:

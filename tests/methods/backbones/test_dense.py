@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 import yaml
 from transformers import (
     Dinov2Config,
@@ -17,7 +18,8 @@ from transformers import (
 )
 
 from harness import ModelError
-from methods.backbones import DenseFeatures, HubViT
+from methods.backbones import DenseFeatures, HubViT, OpenCLIP, OpenCLIPDense
+from methods.backbones.dense import dino_positions
 from methods.backbones.pixels import IMAGENET_MEAN, IMAGENET_STD, normalise, pad_to_multiple, resize
 from tests.running import REPOSITORY
 
@@ -132,3 +134,92 @@ def test_ovdiffs_mae_features_are_keys_of_the_last_layer_at_448(tmp_path: Path) 
     )
     keys = normed @ projection.weight.T + projection.bias
     torch.testing.assert_close(found.flatten(2).transpose(1, 2), keys[:, 1:])
+
+
+def release_positions(positions: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+    """Bicubic by (side + 0.1) / own side as in karazijal/sdov, utils/extractor.py, one kernel tap at a time."""
+
+    def kernel(distance: float, a: float = -0.75) -> float:
+        d = abs(distance)
+        if d <= 1:
+            return (a + 2) * d**3 - (a + 3) * d**2 + 1
+        return a * (d**3 - 5 * d**2 + 8 * d - 4) if d < 2 else 0.0
+
+    side = int(len(positions) ** 0.5)
+
+    def weights(cells: int) -> torch.Tensor:
+        matrix = torch.zeros(cells, side, dtype=torch.float64)
+        for cell in range(cells):
+            at = (cell + 0.5) / ((cells + 0.1) / side) - 0.5
+            first = int(at // 1)
+            for tap in range(first - 1, first + 3):
+                matrix[cell, min(max(tap, 0), side - 1)] += kernel(at - tap)
+        return matrix
+
+    grid = positions.double().reshape(side, side, -1)
+    return torch.einsum("rs,ct,std->rcd", weights(rows), weights(columns), grid).flatten(0, 1).float()
+
+
+def test_positions_are_resized_as_in_dinos_code() -> None:
+    positions = torch.randn(49, 5, generator=torch.Generator().manual_seed(0))
+    for grid in ((14, 14), (5, 9), (16, 7)):
+        torch.testing.assert_close(dino_positions(positions, grid), release_positions(positions, *grid))
+    assert torch.equal(dino_positions(positions, (7, 7)), positions)
+    plain = F.interpolate(positions.T.reshape(1, 5, 7, 7), (14, 14), mode="bicubic").reshape(5, -1).T
+    assert not torch.allclose(dino_positions(positions, (14, 14)), plain, atol=1e-3)
+
+
+@torch.inference_mode()
+def test_a_vit_sees_positions_resized_as_in_dinos_code(folder: Path) -> None:
+    plain, dinos = HubViT(str(folder)), HubViT(str(folder), positions="dino")
+    plain.load()
+    dinos.load()
+    assert plain.identity() != dinos.identity()
+    own = images(16, 16)
+    assert torch.equal(plain.features(own).patches, dinos.features(own).patches)
+    larger = images(18, 24)
+    found = dinos.features(larger).patches
+    assert not torch.allclose(found, plain.features(larger).patches, atol=1e-4)
+    # The same model, whose own grid is 5x6 with the release's positions.
+    positions = plain.model.embeddings.position_embeddings
+    resized = torch.cat([positions[:, :1], release_positions(positions[0, 1:], 5, 6)[None]], dim=1)
+    plain.model.embeddings.interpolate_pos_encoding = lambda tokens, height, width: resized
+    torch.testing.assert_close(found, plain.features(larger).patches, atol=1e-4, rtol=1e-4)
+
+
+@torch.inference_mode()
+def test_clip_sees_positions_resized_as_in_dinos_code() -> None:
+    clip = OpenCLIP("local-dir:miniature/weights/clip")
+    clip.load()
+    plain, dinos = OpenCLIPDense(clip), OpenCLIPDense(clip, positions="dino")
+    plain.load()
+    dinos.load()
+    side = clip.input_size[0]
+    own, larger = images(side, side), images(2 * side, 2 * side)
+    assert torch.equal(plain.features(own, "key").patches, dinos.features(own, "key").patches)
+    cells = 2 * side // plain.patch_size
+    positions = plain.visual.positional_embedding
+    expected = torch.cat([positions[:1], release_positions(positions[1:], cells, cells)])
+    torch.testing.assert_close(dinos._position_embedding((cells, cells)), expected)
+    assert not torch.allclose(dinos.features(larger, "key").patches, plain.features(larger, "key").patches, atol=1e-3)
+
+
+@torch.inference_mode()
+def test_bilinear_inputs_are_neither_antialiased_nor_rounded(folder: Path) -> None:
+    backbone = HubViT(str(folder))
+    given = images(50, 37)
+    found = DenseFeatures(backbone, size=16, interpolation="bilinear")
+    found.load()
+    # Pixel centres on pixel centres, two taps each way.
+    down, across = ((torch.arange(16) + 0.5) * length / 16 - 0.5 for length in (50, 37))
+    top, left = down.floor().long(), across.floor().long()
+    y, x = (down - top)[:, None], across - left
+    values = given.float()
+    upper = values[:, :, top][..., left] * (1 - x) + values[:, :, top][..., left + 1] * x
+    lower = values[:, :, top + 1][..., left] * (1 - x) + values[:, :, top + 1][..., left + 1] * x
+    seen = upper * (1 - y) + lower * y
+    assert (seen.frac() != 0).any()
+    torch.testing.assert_close(found.features(given), backbone.features(seen).patches, atol=1e-4, rtol=1e-4)
+    usual = DenseFeatures(backbone, size=16)
+    usual.load()
+    assert not torch.allclose(usual.features(given), found.features(given), atol=1e-2)

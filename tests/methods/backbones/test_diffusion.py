@@ -278,6 +278,36 @@ def test_features_depend_on_the_image_alone(painter: StableDiffusionPipeline) ->
     assert not torch.allclose(model.features(images, prompts=["a cat"] * 3), together, atol=1e-3)
 
 
+def test_every_image_can_meet_a_fresh_draw_of_noise(painter: StableDiffusionPipeline) -> None:
+    one, other = pictures(count=2)
+    other[:] = one
+    other[0, 0, 0] ^= 1
+    pair = torch.stack([one, other])
+    same, fresh = extractor(painter), extractor(painter, fresh_noise=True)
+
+    def apart(model: DiffusionFeatures) -> float:
+        first, second = model.features(pair)
+        return float((first - second).norm() / first.norm())
+
+    # A level of one value changes nothing but what is drawn.
+    assert apart(same) < 0.01
+    assert apart(fresh) > 0.1
+    # What is drawn for an image depends neither on its neighbours nor on what was drawn before.
+    assert torch.equal(fresh.features(one[None]), extractor(painter, fresh_noise=True).features(one[None]))
+    assert torch.allclose(fresh.features(pair)[1:], fresh.features(other[None]), atol=1e-4)
+    assert not torch.allclose(extractor(painter, fresh_noise=True, seed=1).features(pair), fresh.features(pair))
+    assert same.identity() != fresh.identity()
+
+
+def test_bilinear_inputs_are_neither_antialiased_nor_rounded(painter: StableDiffusionPipeline) -> None:
+    images = pictures(128, 128, count=1)
+    # Half the size: the mean of two by two pixels, with or without antialiasing; a third: the middle one of three.
+    thirds = pictures(192, 192, count=1)
+    bilinear = extractor(painter, size=64, interpolation="bilinear")
+    assert torch.equal(bilinear.features(thirds), bilinear.features(thirds[:, :, 1::3, 1::3].contiguous()))
+    assert not torch.equal(bilinear.features(images), extractor(painter, size=64).features(images))
+
+
 def test_block_outputs_and_self_attention_are_features_too(painter: StableDiffusionPipeline) -> None:
     blocks = ["down_blocks.0", "up_blocks.0.resnets.0", "up_blocks.1.attentions.0"]
     model = extractor(painter, layers=blocks, kind="output", attention_layers=["mid_block.attentions.0"])

@@ -1,16 +1,22 @@
 """Foreground and background masks, on drawn heat maps and on Miniature's own."""
 
+import warnings
+
 import numpy as np
 import pytest
+import skimage.morphology
 import torch
 from diffusers import StableDiffusionPipeline
-from scipy import ndimage
 from skimage.filters import threshold_multiotsu
 
 from methods.backbones import DiffusersTextToImage
 from methods.fossil.collection import fossil_masks
 from methods.ovdiff.masks import (
     FALLBACK,
+    PAPER_RULES,
+    RELEASE_RULES,
+    MaskRules,
+    choose_masks,
     erosion,
     otsu_thresholds,
     release_masks,
@@ -76,7 +82,8 @@ def test_equation_1_takes_the_hottest_and_the_coldest_mask_on_average() -> None:
     heat[8, 8] = 0.3
     cut = select_masks(masks, heat, cut=0.2, erode=True)
     assert torch.equal(cut.foreground, small)
-    assert cut.background.sum() == ndimage.binary_erosion((cold & (heat < 0.2)).numpy()).sum()
+    # Of four by four pixels in the image's corner the upper row and the left column go, and nothing at the border.
+    assert torch.equal(cut.background, boxes((9, 9, 12, 12))[0])
 
 
 def test_overlaps_go_to_the_hottest_mask() -> None:
@@ -114,14 +121,52 @@ def test_the_release_thresholds_where_there_is_no_instance() -> None:
     found = release_masks(instances, heat)
     assert torch.equal(found.foreground, instances[0])
     assert 0.1 < share(found.background) < 0.9
-    assert not found.background[0].any()
     assert not (found.background & instances[0]).any()
+    # Here it was empty by scipy's rule, which the release does not use.
+    assert torch.equal(found.background[0], (heat < 0.2)[0] & (heat < 0.2)[1])
 
 
-def test_erosion_is_scipys() -> None:
+def test_erosion_is_skimages_and_keeps_the_border() -> None:
     mask = torch.rand(20, 30, generator=torch.Generator().manual_seed(0)) < 0.9
-    assert np.array_equal(erosion(mask).numpy(), ndimage.binary_erosion(mask.numpy()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        assert np.array_equal(erosion(mask).numpy(), skimage.morphology.binary_erosion(mask.numpy()))
     assert 0.1 < share(erosion(mask)) < share(mask)
+    full = torch.ones(5, 6, dtype=torch.bool)
+    assert torch.equal(erosion(full), full)
+    full[2, 0] = False
+    assert [tuple(place) for place in (~erosion(full)).nonzero().tolist()] == [(1, 0), (2, 0), (2, 1), (3, 0)]
+
+
+@pytest.mark.parametrize("rules", [PAPER_RULES, RELEASE_RULES])
+def test_images_without_an_instance_are_thresholded_whatever_the_rules(rules: MaskRules) -> None:
+    heat = torch.tensor([[0.0, 0.19, 0.2, 0.3], [0.5, 0.51, 0.9, 1.0]])
+    for instances in (torch.zeros(0, 2, 4, dtype=torch.bool), torch.zeros(2, 2, 4, dtype=torch.bool)):
+        found = choose_masks(instances, heat, rules)
+        assert found.foreground.tolist() == [[False] * 4, [False, True, True, True]]
+        assert found.background.tolist() == [[True, True, False, False], [False] * 4]
+
+
+def test_each_of_the_releases_rules_can_be_had_alone() -> None:
+    assert MaskRules.of_release(False) == PAPER_RULES == (False, None, False)
+    assert MaskRules.of_release(True) == RELEASE_RULES == (True, 0.2, True)
+    heat = torch.full((12, 12), 0.1)
+    heat[2:6, 2:6], heat[4:, 8] = 0.9, 0.3
+    instances = boxes((2, 2, 6, 6), (0, 0, 8, 8), (4, 6, 12, 12))
+    small, large, cold = instances
+    rest = ~instances.any(dim=0)
+    # Means: small 0.9, large 0.3, cold (8 * 0.3 + 40 * 0.1) / 48 = 0.13, rest 0.1.
+    assert torch.equal(choose_masks(instances, heat, PAPER_RULES).background, rest)
+    assert torch.equal(choose_masks(instances[:1], heat, PAPER_RULES).background, ~small)
+    cut = choose_masks(instances[:1], heat, MaskRules.of_release(["cut"])).background
+    assert torch.equal(cut, ~small & (heat < 0.2))
+    eroded = choose_masks(instances[:1], heat, MaskRules.of_release(["erosion"])).background
+    assert torch.equal(eroded, erosion(~small))
+    # Without anything outside of the instances the coldest is the background; the large one keeps its pixels.
+    three = torch.stack([small, large, ~(large & ~cold)])
+    coldest = choose_masks(three, heat, MaskRules.of_release([])).background
+    assert torch.equal(coldest, three[2])
+    assert torch.equal(choose_masks(three, heat, MaskRules.of_release(["overlaps"])).background, three[2] & ~large)
 
 
 def test_fossils_sigmoid_is_of_standardised_maps() -> None:

@@ -1,23 +1,27 @@
 """OVDiff's equations on hand-made prototypes, and the whole method on Miniature with a small support set."""
 
+import dataclasses
+from itertools import combinations
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
 import torch
 import torch.nn.functional as F
+from skimage.filters import threshold_multiotsu
 
 from harness import ConfigurationError, Protocol, Sample, Vocabulary
 from harness.artifacts.precompute import precompute
 from harness.artifacts.store import ArtifactStore
 from methods import OVDiff
-from methods.backbones import DenseFeatures, DiffusersTextToImage, HubViT, OpenCLIP, TextToImage
+from methods.backbones import DenseFeatures, DiffusersTextToImage, HubViT, ImageText, OpenCLIP, TextToImage
 from methods.backbones.diffusion import GeneratedImages
 from methods.ovdiff.category_filter import CategoryFilter
 from methods.ovdiff.prototypes import LEVELS, masked_cells, prototypes, resize_mask
+from methods.refinement import PAMR
 from methods.regions import FoundSeed, SalientObjects
 from methods.support import Attribution
-from tests.methods.doubles import Colours, make_without_global_randomness
+from tests.methods.doubles import Colours, make_without_global_randomness, window_scores
 
 PROTOCOL = Protocol("test", resize="none", window=None)
 WORDS = Vocabulary(("background", "cat", "sky"), background=True, stuff=frozenset({"sky"}))
@@ -117,6 +121,154 @@ def test_pixels_go_to_the_class_of_their_nearest_prototype(tmp_path: Path) -> No
     assert [len(each) for each in filtered._prototypes["colour"]["background"]] == [0, 0]
 
 
+@pytest.mark.parametrize(
+    ("threshold", "negatives", "left"),
+    [
+        # Of the cat (blue, as the sky is) and of the sky (green): a class mean, two instances and one part each.
+        (None, None, [4, 4]),
+        (None, True, [4, 4]),
+        (None, False, [4, 0]),
+        (0.85, True, [0, 4]),
+        (0.85, False, [0, 0]),
+        (0.85, None, [0, 0]),
+    ],
+)
+def test_the_stuff_filters_rules_are_switched_one_by_one(
+    tmp_path: Path, threshold: float | None, negatives: bool | None, left: list[int]
+) -> None:
+    settings = {"stuff_similarity_threshold": threshold, "stuff_negatives": negatives, "num_parts": 1}
+    method = made(tmp_path, **settings)
+    assert [len(each) for each in method._prototypes["colour"]["background"]] == left
+    assert [len(each) for each in method._kept["colour"]["background"]] == left
+
+
+@torch.inference_mode()
+def test_a_background_without_prototypes_wins_nowhere(tmp_path: Path) -> None:
+    method = made(tmp_path, stuff_similarity_threshold=0.85)
+    grey = stripes((140, 127, 127), (127, 127, 140))
+    (found,) = window_scores(method, grey.image[None], context=frozenset({0, 1}))
+    # Cosines with red, and with blue, of what is hardly either; no 0.72.
+    for label, colour in ((1, (255, 0, 0)), (2, (0, 0, 255))):
+        prototype = torch.tensor(colour).float()[:, None, None] - 127.5
+        expected = F.cosine_similarity(grey.image.float() - 127.5, prototype.expand(3, 6, 8), dim=0)
+        torch.testing.assert_close(found.scores[0, label], expected)
+    assert (found.scores[0, 0] < -1).all()
+    assert (found.scores[0, 1:].amax(dim=0) < 0.72).all()
+    assert columns(method.predict_image(grey)) == [1, 2]
+    # Nor does it where the one class of an image has no negative prototypes and others have.
+    other = made(tmp_path, stuff_similarity_threshold=None, stuff_negatives=False)
+    assert len(other._prototypes["colour"]["background"][0]) > 0
+    (found,) = window_scores(other, grey.image[None], context=frozenset({1}))
+    assert (found.scores[0, :2] < -1).all()
+    assert (found.scores[0, 2] >= -1).all()
+
+
+@pytest.mark.parametrize("refine", ["window", "image"])
+@torch.inference_mode()
+def test_pamr_refines_a_matched_background_and_not_a_constant_one(tmp_path: Path, refine: str) -> None:
+    def refined(**settings: object) -> tuple[OVDiff, list[torch.Tensor]]:
+        seen = []
+
+        class Kept(PAMR):
+            def forward(self, image: torch.Tensor, planes: torch.Tensor) -> torch.Tensor:
+                seen.append(planes)
+                return super().forward(image, planes)
+
+        method = made(tmp_path, stuff_similarity_threshold=None, refiner=Kept(), **settings)
+        # TCL's protocol leaves a background unrefined: a constant one.
+        method.bind(WORDS, dataclasses.replace(tcl, refine=refine))
+        return method, seen
+
+    tcl = Protocol("tcl", resize="none", window=None, background="unrefined")
+    pixels = torch.randint(0, 256, (3, 12, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    image = Sample(0, "x", pixels, pixels, None, (12, 16))
+    method, seen = refined()
+    labels = method.predict_image(image)
+    (scores,) = (found.scores[0] for found in window_scores(method, image.image[None], context=frozenset({0, 1})))
+    assert [len(planes) for planes in seen] == [3]
+    torch.testing.assert_close(seen[0], scores)
+    assert torch.equal(labels.long(), PAMR()(image.image, scores).argmax(dim=0))
+    # Its plane changes where a constant's would not.
+    assert (PAMR()(image.image, scores[:1]) - scores[:1]).abs().max() > 0.1
+    method, seen = refined(background="threshold", background_threshold=0.9)
+    labels = method.predict_image(image)
+    assert [len(planes) for planes in seen] == [2]
+    classes = PAMR()(image.image, scores[1:])
+    assert torch.equal(labels.long(), torch.where(classes.amax(dim=0) > 0.9, classes.argmax(dim=0) + 1, 0))
+
+
+@torch.inference_mode()
+def test_negative_scores_count_as_0_only_if_asked_to(tmp_path: Path) -> None:
+    # Green is opposite to red and to blue, the sky's colour and the cat's background: nothing scores above 0.
+    image = stripes((110, 200, 100))
+    settings: dict[str, object] = {"stuff_similarity_threshold": None, "stuff_negatives": False}
+    method = made(tmp_path, **settings)
+    (found,) = window_scores(method, image.image[None], context=frozenset({0, 1}))
+    best = found.scores[0].amax(dim=0)
+    assert (best < 0).all()
+    assert columns(method.predict_image(image)) == [1]
+    zeroed = made(tmp_path, zero_negative_scores=True, **settings)
+    assert columns(zeroed.predict_image(image)) == [0]
+    bright = stripes((255, 0, 0), (0, 0, 255))
+    assert torch.equal(zeroed.predict_image(bright), method.predict_image(bright))
+
+
+class Darker(Colours):
+    """Colours of another space: half as bright."""
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        return super().features(images // 2)
+
+
+def test_support_images_can_be_seen_by_another_extractor(tmp_path: Path) -> None:
+    usual = made(tmp_path)
+    method = made(tmp_path, support_extractors={"colour": Darker()})
+    seen = F.normalize(torch.tensor((255 // 2, 0, 0)).float() - 127.5, dim=0)
+    torch.testing.assert_close(method._prototypes["colour"]["foreground"][0][0], seen)
+    own = F.normalize(torch.tensor((255, 0, 0)).float() - 127.5, dim=0)
+    torch.testing.assert_close(usual._prototypes["colour"]["foreground"][0][0], own)
+    # Test images are seen as before.
+    image = stripes((9, 8, 7)).image[None]
+    assert torch.equal(method.encode(image, [], None)["colour"], usual.encode(image, [], None)["colour"])
+    assert method.identity() != usual.identity()
+
+
+@pytest.mark.parametrize("size", ["map", "image"])
+@torch.inference_mode()
+def test_without_a_segmenter_maps_are_thresholded_at_their_own_size_or_the_images(tmp_path: Path, size: str) -> None:
+    class Coarse(Painter):
+        """Maps of 4x4 of images of 8x8, of three levels and a little more."""
+
+        def generate(self, prompts, seeds, words=(), attribution=None):  # type: ignore[no-untyped-def]
+            images, _ = super().generate(prompts, seeds)
+            maps = torch.tensor([1.0, 0.9, 0.4, 0.0]).expand(len(prompts), 1, 4, 4).clone()
+            maps[:, :, 0] += 0.05
+            return GeneratedImages(images, maps)
+
+    method = OVDiff(Coarse(), {"colour": Colours()}, support_size=2, num_parts=1, threshold_size=size)
+    method.bind(WORDS, PROTOCOL)
+    method.load()
+    store = ArtifactStore(tmp_path)
+    precompute(method, store)
+    support, masks, _ = method._stages()
+    found = store.load(masks.item("cat").key)
+    # The release's lines (sample_support_set.py).
+    daams = store.load(support.item("cat").key)["maps"].float()[:, None]
+    daams = daams - daams.flatten(2).min(-1, keepdim=True)[0][..., None]
+    daams = daams / daams.flatten(2).max(-1, keepdim=True)[0][..., None].clamp(min=1e-6)
+    small = daams
+    daams = F.interpolate(daams, size=(8, 8), mode="bilinear", align_corners=False)
+    daams = daams - daams.flatten(2).min(-1, keepdim=True)[0][..., None]
+    daams = daams / daams.flatten(2).max(-1, keepdim=True)[0][..., None].clamp(min=1e-6)
+    lower, upper = threshold_multiotsu(small.numpy(), classes=3)
+    maps = (daams if size == "image" else small)[:, 0]
+    assert found["foreground"].shape == (2, *((8, 8) if size == "image" else (4, 4)))
+    assert torch.equal(found["foreground"], maps > upper)
+    assert torch.equal(found["background"], maps < lower)
+    assert found["foreground"].any()
+    assert found["background"].any()
+
+
 @torch.inference_mode()
 def test_threshold_takes_the_place_of_background_prototypes(tmp_path: Path) -> None:
     method = made(tmp_path, background="threshold", background_threshold=0.9)
@@ -188,6 +340,71 @@ def test_category_filter_is_the_best_multi_label_prompt() -> None:
     assert len(CategoryFilter(clip, names, max_categories=1, scale=20.0)(embedded)) == 1
 
 
+class Recorded(ImageText):
+    """A CLIP, and the texts that it was asked for."""
+
+    def __init__(self, clip: OpenCLIP) -> None:
+        super().__init__()
+        self.clip = clip
+        self.texts: list[str] = []
+
+    def encode_images(self, images: torch.Tensor) -> torch.Tensor:
+        return self.clip.encode_images(images)
+
+    def encode_text(self, texts):  # type: ignore[no-untyped-def]
+        self.texts += texts
+        return self.clip.encode_text(texts)
+
+
+def release_filter(clip: OpenCLIP, names: list[str], image: torch.Tensor, topk: int) -> tuple[list[str], list[int]]:
+    """Prompts and choice of karazijal/sdov, utils/clip_class.py, ``CLIPClassifierThresh.forward``."""
+    cosines = clip.encode_text([f"a {name}" for name in names]) @ image
+    probs = torch.softmax(cosines, dim=-1)
+    tp = probs >= 1 / len(names)
+    chosen = torch.where(tp)[0].tolist()
+    if len(chosen) > topk:
+        chosen = torch.topk(torch.where(tp, probs, torch.zeros_like(probs)), topk).indices.tolist()
+    combs = [comb for r in range(1, len(chosen) + 1) for comb in combinations(chosen, r)]
+    prompts = [" and ".join(f"a {names[n]}" for n in comb) for comb in combs]
+    return prompts, sorted(combs[int((clip.encode_text(prompts) @ image).argmax())])
+
+
+@torch.inference_mode()
+def test_multi_label_prompts_name_categories_in_the_releases_order() -> None:
+    clip = OpenCLIP("local-dir:miniature/weights/clip")
+    clip.load()
+    names = ["cat", "tree", "boat", "sun", "house", "car", "fish", "cloud"]
+    orders = set()
+    for seed in range(6):
+        image = torch.randint(0, 256, (3, 40, 40), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+        embedded = clip.encode_images(image[None])[0]
+        for most in (2, 3, 8):
+            recorded = Recorded(clip)
+            chosen = CategoryFilter(recorded, names, max_categories=most)(embedded)
+            prompts, expected = release_filter(clip, names, embedded, most)
+            assert recorded.texts[len(names) :] == prompts
+            assert chosen == expected
+            singles = [names.index(prompt.removeprefix("a ")) for prompt in prompts if " and " not in prompt]
+            orders.add((most, singles == sorted(singles)))
+    # Where all that pass fit, in the vocabulary's order; some that are cut off change it.
+    assert {(3, False), (8, True)} <= orders
+    assert (8, False) not in orders
+
+
+@torch.inference_mode()
+def test_multi_label_prompts_are_bare_names_in_the_paper_and_have_articles_in_the_release(tmp_path: Path) -> None:
+    clip = OpenCLIP("local-dir:miniature/weights/clip")
+    clip.load()
+    embedded = clip.encode_images(stripes((255, 0, 0)).image[None])[0]
+    for settings, joined in (({}, "cat and sun"), ({"joined_prompt": "a {}"}, "a cat and a sun")):
+        words = Vocabulary(("cat", "sun"))
+        method = made(tmp_path, words, clip=clip, **settings)
+        recorded = method._filter.clip = Recorded(clip)
+        method._filter._encode((0, 1))
+        assert recorded.texts[-1] == joined
+        assert set(method._filter(embedded)) <= {0, 1}
+
+
 @pytest.mark.parametrize(
     ("settings", "word"),
     [
@@ -195,8 +412,11 @@ def test_category_filter_is_the_best_multi_label_prompt() -> None:
         ({"support_size": 0}, "support_size"),
         ({"num_generated": 1, "support_size": 2}, "num_generated"),
         ({"prompt": "a picture"}, "prompt"),
+        ({"joined_prompt": "and"}, "joined_prompt"),
         ({"levels": ()}, "levels"),
         ({"max_categories": 40}, "max_categories"),
+        ({"release_rules": ["erode"]}, "release_rules: 'erode'"),
+        ({"support_extractors": {"color": Colours()}}, "'color'"),
     ],
 )
 def test_bad_settings_are_named(settings: dict[str, object], word: str) -> None:
