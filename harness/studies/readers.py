@@ -9,7 +9,7 @@ table, a column, a row and a cell follow each other, and later ones win; so do `
 ``published`` has an entry for every column in which there is a cell: the number as printed, null where our copy of the
 paper lacks it, or settings by name where there is more to say. A ``quoted`` row is never run.
 
-YAML files that either names are relative to it.
+YAML files that either names are relative to it. A part that is set anew is the new one whole, see ``merged``.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from harness.studies.study import MIOU, Cell, Published, Study, Variant
+from harness.studies.study import MIOU, Cell, Published, Study, Variant, merged
 from harness.system.errors import ConfigurationError, did_you_mean
 
 TABLE_KEYS = {"title", "config", "rows", "columns", "published_as"}
@@ -178,7 +178,7 @@ def _cells(file: Path, paper: Mapping[str, Any], name: str, table: Mapping[str, 
             overrides: dict[str, Any] = {}
             for level in (paper, table, column, row, cell):
                 settings |= {setting: level[setting] for setting in ("tolerance", "score") if setting in level}
-                overrides |= located(level.get("set", {}), file.parent)
+                overrides = merged(overrides, located(level.get("set", {}), file.parent))
             settings |= {setting: cell.get(setting) for setting in ("value", "deviation", "pixel_accuracy")}
             titles: dict[str, Any] = {
                 kind: str(entry.get("title", entry_key))
