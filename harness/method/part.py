@@ -135,7 +135,7 @@ class Part(Configured, nn.Module):
         """
         if self._part_configuration is None or not self._part_loaded:
             self._part_configuration = self.configuration()
-        given = {name: value for name, value in self.arguments.items() if name not in self.not_identity}
+        given = {name: value for name, value in self.effective_arguments.items() if name not in self.not_identity}
         found = {
             "class": type(self).__name__,
             **{name: identity_of(value) for name, value in {**given, **self.resolved()}.items()},

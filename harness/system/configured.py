@@ -35,6 +35,13 @@ class Configured:
         given = self.__dict__.get("_arguments", {})
         return types.MappingProxyType({**given, **self._changed(given)})
 
+    @property
+    def effective_arguments(self) -> Mapping[str, Any]:
+        """``arguments``, with the object that the constructor made where it was given None, such as a default part."""
+        arguments = self.arguments
+        made = _attributes(self, {name: value for name, value in arguments.items() if value is None})
+        return {**arguments, **{name: value for name, value in made.items() if isinstance(value, Configured)}}
+
     def _changed(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments whose attributes are not what they were when the constructor returned."""
         before = self.__dict__.get("_constructed")
@@ -45,7 +52,8 @@ class Configured:
 
     def settings(self) -> dict[str, Any]:
         """The class and every argument that can change a value, as JSON; parts and their settings nested."""
-        given = {name: as_json(value) for name, value in self.arguments.items() if name not in self.not_identity}
+        arguments = self.effective_arguments
+        given = {name: as_json(value) for name, value in arguments.items() if name not in self.not_identity}
         return {"class": type(self).__name__, **given}
 
 
