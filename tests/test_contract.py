@@ -26,10 +26,10 @@ from harness.commands import precompute
 from harness.commands.arguments import instantiate
 from harness.commands.evaluate import parser
 from harness.engine.preparation import prepare
-from harness.method.configured import as_json
 from harness.method.method import Evidence
 from harness.method.windows import cut
 from harness.results.records import Record, read_lines
+from harness.system.configured import as_json
 from harness.system.plugins import METHODS as METHODS_GROUP
 from harness.system.plugins import find_plugins
 from miniature.world import CLASSES, draw_scene

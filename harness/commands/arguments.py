@@ -13,6 +13,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 
 from harness.commands.mistakes import sentence, unknown_name
+from harness.commands.replacement import ConfigFile, make_replacing
 from harness.data.datamodule import SegmentationData
 from harness.data.protocol import Protocol
 from harness.method.method import SegmentationMethod
@@ -69,7 +70,9 @@ class Parser(ArgumentParser):
 
 def add_composition(parser: ArgumentParser, data_required: bool = True) -> None:
     """``--config``, ``--method``, ``--data``, ``--protocol``, ``--trainer`` and ``--seed``."""
-    parser.add_argument("--config", action="config", help="YAML file; may be repeated, later ones win, flags win last")
+    parser.add_argument(
+        "--config", action=ConfigFile, help="YAML file; may be repeated, later ones win, flags win last"
+    )
     parser.add_subclass_arguments(
         SegmentationMethod, "method", required=True, help="method: import path, entry point or YAML file"
     )
@@ -77,6 +80,7 @@ def add_composition(parser: ArgumentParser, data_required: bool = True) -> None:
         SegmentationData, "data", required=data_required, help="data: import path, entry point or YAML file"
     )
     parser.add_class_arguments(Protocol, "protocol", sub_configs=True)
+    make_replacing(parser, "method", "data", "protocol")
     skip = set(inspect.signature(Trainer.__init__).parameters) - TRAINER - {"self"}
     parser.add_class_arguments(Trainer, "trainer", skip=skip, instantiate=False)
     parser.add_argument("--seed", type=int, default=0, help="seed of everything random")

@@ -1,7 +1,11 @@
 """Data modules: the interface of a benchmark, and the loading of its images, each on exactly one rank."""
 
+import hashlib
+import os
 from abc import abstractmethod
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path, PurePath
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -12,7 +16,23 @@ from torch.utils.data import DataLoader, Dataset
 
 from harness.data.protocol import Protocol, fingerprint
 from harness.data.vocabulary import Vocabulary
+from harness.system.configured import Configured, as_json
 from harness.system.errors import ConfigurationError, DataError
+
+SIGNED_BYTES = 64
+
+
+def file_signature(path: Path | None) -> str:
+    """A file's size in bytes and a hash of its last 64, -1 if it is missing.
+
+    The last bytes of a PNG hold the checksum of all its pixels, so that one changed label shows.
+    """
+    if path is None or not path.is_file():
+        return "-1"
+    with path.open("rb") as content:
+        size = content.seek(0, os.SEEK_END)
+        content.seek(max(0, size - SIGNED_BYTES))
+        return f"{size}:{hashlib.sha256(content.read()).hexdigest()[:16]}"
 
 
 class LabeledImage(NamedTuple):
@@ -49,10 +69,12 @@ class Sample(NamedTuple):
     error: str | None = None
 
 
-class SegmentationData(LightningDataModule):
+class SegmentationData(Configured, LightningDataModule):
     """A data set: its vocabulary, its image ids, and how an image is read.
 
-    A subclass implements ``vocabulary``, ``all_ids``, ``read`` and ``content_signature``.
+    Its constructor's arguments are settings of a run, like a method's; those that change no value, such as where the
+    files lie, are named in ``not_identity``. A subclass implements ``vocabulary``, ``all_ids``, ``read`` and
+    ``content_signature``.
 
     Args:
         batch_size: Samples per call of ``predict_step``; results do not depend on it.
@@ -63,6 +85,8 @@ class SegmentationData(LightningDataModule):
     """
 
     name: str = ""
+    # Which images there are, and that all were read, is in the fingerprint and in the records.
+    not_identity = frozenset({"root", "batch_size", "num_workers", "limit", "on_error"})
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -137,6 +161,18 @@ class SegmentationData(LightningDataModule):
         # A benchmark without members keeps the fingerprint that it had before there were any.
         members = [vocabulary.members] if vocabulary.members else []
         return fingerprint([vocabulary.names, vocabulary.background, images, *members])
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that can change a score, as JSON; the files' paths and what is no setting are left out.
+
+        What the files hold is in the ``fingerprint``.
+        """
+        found = {}
+        for name, value in self.arguments.items():
+            if name not in self.not_identity and not isinstance(value, PurePath):
+                with suppress(ConfigurationError):  # images that were given as arrays
+                    found[name] = as_json(value)
+        return found
 
     def plan(self, protocol: Protocol, indices: Sequence[int]) -> None:
         """Set the images that this rank predicts and the protocol; called before ``predict_dataloader``.

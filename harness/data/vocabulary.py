@@ -1,8 +1,10 @@
 """The vocabulary: ordered class names, colours, stuff classes, and whether class 0 is the background."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
+from harness.system.configured import as_json
 from harness.system.errors import ConfigurationError
 
 MAX_CLASSES = 255  # label maps are uint8 and 255 is the ignored label
@@ -80,6 +82,10 @@ class Vocabulary:
         wrong = sorted({member for member in every if every.count(member) > 1 or not member.strip()})
         if wrong:
             raise ConfigurationError(f"the vocabulary has the member {wrong[0]!r}, which is empty or there twice")
+
+    def identity(self) -> dict[str, Any]:
+        """All that a method can read of it, as JSON: everything but the colours."""
+        return {field.name: as_json(getattr(self, field.name)) for field in fields(self) if field.name != "palette"}
 
     def __len__(self) -> int:
         return len(self.names)

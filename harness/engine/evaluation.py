@@ -1,5 +1,6 @@
 """One evaluation: resume, shard, predict, record, score. The Trainer drives it as a callback."""
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -65,12 +66,20 @@ class Evaluation(Callback):
 
     def identity(self, trainer: Trainer) -> dict[str, Any]:
         """Everything that determines the run's integers."""
+        seed = os.environ.get("PL_GLOBAL_SEED")  # as Lightning's seed_everything leaves it
         return {
             "method": {"name": self.method.name, "class": _path(self.method), "settings": self.method.identity()},
-            "data": {"class": _path(self.data), "fingerprint": self._fingerprint, "images": len(self.data.ids)},
+            "data": {
+                "class": _path(self.data),
+                "settings": self.data.identity(),
+                "vocabulary": self.vocabulary.identity(),
+                "fingerprint": self._fingerprint,
+                "images": len(self.data.ids),
+            },
             "protocol": asdict(self.protocol),
             "weights": self._weights,
             "precision": str(trainer.precision),
+            "seed": None if seed is None else int(seed),
         }
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -95,7 +104,9 @@ class Evaluation(Callback):
         self._earlier = (
             distributed.run_and_sync_errors(self.directory.records if trainer.local_rank == 0 else None) or []
         )
-        here = [record.index for record in merge(self._earlier)]
+        # What an earlier start skipped has no result for a run that stops at such images.
+        skips = self.data.on_error == "skip"
+        here = [record.index for record in merge(self._earlier) if record.skipped is None or skips]
         done = {index for indices in distributed.gather(here) for index in indices}
         if trainer.is_global_zero:
             if self.config is not None:

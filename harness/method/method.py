@@ -20,11 +20,11 @@ from harness.artifacts.store import ArtifactStore
 from harness.data.datamodule import Sample
 from harness.data.protocol import Protocol
 from harness.data.vocabulary import Vocabulary
-from harness.method.configured import Configured, as_json
 from harness.method.part import Part, Requirement, identity_of, parts_of, required_by, unique
 from harness.method.refiner import Refiner
 from harness.method.stitching import Stitcher, resize_labels, upsample
 from harness.method.windows import Box, ScoreMap, batches, cut, window_grid
+from harness.system.configured import Configured, as_json
 from harness.system.errors import ConfigurationError, DataError
 from harness.system.provenance import hash_weights
 
@@ -142,7 +142,7 @@ class SegmentationMethod(Configured, LightningModule):
 
     def identity(self) -> dict[str, Any]:
         """Everything that determines what the method predicts: its settings, and its loaded parts' identities; JSON."""
-        given = {name: value for name, value in self.arguments.items() if name not in self.not_identity}
+        given = {name: value for name, value in self.effective_arguments.items() if name not in self.not_identity}
         return {"class": type(self).__name__, **{name: identity_of(value) for name, value in given.items()}}
 
     def bind(self, vocabulary: Vocabulary, protocol: Protocol) -> None:
@@ -274,6 +274,7 @@ class SegmentationMethod(Configured, LightningModule):
         self.bind(vocabulary, protocol)
         self.load()
         self.eval().requires_grad_(False)
+        self._weights = None
         # Now, in the precision of the files: the Trainer may convert the models before a stage asks.
         self.weights()
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from harness.method.configured import Configured, as_json
+from harness.system.configured import Configured, as_json
 from harness.system.provenance import hash_tensors
 
 
@@ -46,7 +46,7 @@ class Part(Configured, nn.Module):
 
     _part_loaded: bool = False
     _part_weights: str | None = None
-    _part_identity: dict[str, Any] | None = None
+    _part_configuration: Any = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -72,6 +72,7 @@ class Part(Configured, nn.Module):
     def mark_loaded(self) -> None:
         """Say that the part was given its networks, which ``load`` then leaves alone; ends every ``adopt``."""
         self._part_loaded = True
+        self._part_weights = self._part_configuration = None
 
     @property
     def loaded(self) -> bool:
@@ -113,8 +114,7 @@ class Part(Configured, nn.Module):
         """16 hex digits of this part's own weights, without those of its parts, as first loaded; None without any."""
         if self._part_weights is not None:
             return self._part_weights or None
-        inner = {id(tensor) for part in self.parts() for tensor in part.state_dict(keep_vars=True).values()}
-        own = {name: tensor for name, tensor in self.state_dict(keep_vars=True).items() if id(tensor) not in inner}
+        own = self._own_tensors()
         found = hash_tensors(own)[:16] if own else ""
         if self._part_loaded:
             self._part_weights = found
@@ -129,22 +129,29 @@ class Part(Configured, nn.Module):
         return hashlib.sha256(" ".join(hashes).encode()).hexdigest()[:16]
 
     def identity(self) -> dict[str, Any]:
-        """Everything that determines what this part computes: settings, loaded configuration and weights; JSON.
+        """Everything that determines what this part computes: settings, loaded configuration, weights, dtype; JSON.
 
         Of a loaded part, unless it has nothing to load. Parts that it is made of are nested with their own identity.
         """
-        if self._part_identity is None:
-            given = {name: value for name, value in self.arguments.items() if name not in self.not_identity}
-            found = {
-                "class": type(self).__name__,
-                **{name: identity_of(value) for name, value in {**given, **self.resolved()}.items()},
-            }
-            told = {"configuration": self.configuration(), "weights": self.weights()}
-            found |= {name: value for name, value in told.items() if value is not None}
-            if not self._part_loaded:
-                return found
-            self._part_identity = found
-        return dict(self._part_identity)
+        if self._part_configuration is None or not self._part_loaded:
+            self._part_configuration = self.configuration()
+        given = {name: value for name, value in self.effective_arguments.items() if name not in self.not_identity}
+        found = {
+            "class": type(self).__name__,
+            **{name: identity_of(value) for name, value in {**given, **self.resolved()}.items()},
+        }
+        told = {"configuration": self._part_configuration, "weights": self.weights(), "dtype": self.dtype}
+        return found | {name: value for name, value in told.items() if value is not None}
+
+    @property
+    def dtype(self) -> str | None:
+        """What its own weights are held in now, such as ``float32``, which a Trainer may change; None without any."""
+        kinds = {str(tensor.dtype).removeprefix("torch.") for tensor in self._own_tensors().values()}
+        return " ".join(sorted(kind for kind in kinds if "float" in kind)) or None
+
+    def _own_tensors(self) -> dict[str, Tensor]:
+        inner = {id(tensor) for part in self.parts() for tensor in part.state_dict(keep_vars=True).values()}
+        return {name: tensor for name, tensor in self.state_dict(keep_vars=True).items() if id(tensor) not in inner}
 
     @property
     def device(self) -> torch.device:

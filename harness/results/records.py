@@ -132,7 +132,7 @@ def read_lines(path: Path) -> list[Record]:
 
 
 def merge(groups: Iterable[Sequence[Record]]) -> list[Record]:
-    """All records, one per image, ordered by index.
+    """All records, one per image, ordered by index; an image that was skipped once and scored later is scored.
 
     Raises:
         RunError: An image has two different results.
@@ -140,6 +140,8 @@ def merge(groups: Iterable[Sequence[Record]]) -> list[Record]:
     merged: dict[int, Record] = {}
     for record in (record for group in groups for record in group):
         first = merged.setdefault(record.index, record)
-        if first.result != record.result:
+        if (first.skipped is None) != (record.skipped is None) and first.id == record.id:
+            merged[record.index] = first if first.skipped is None else record
+        elif first.result != record.result:
             raise RunError(f"image '{record.id}' has two different results in the same run; start a new --run_dir")
     return [merged[index] for index in sorted(merged)]

@@ -10,7 +10,7 @@ A row's
 ``published`` has an entry for every column in which there is a cell: the number as printed, null where our copy of the
 paper lacks it, or settings by name where there is more to say. A ``quoted`` row is never run.
 
-YAML files that either names are relative to it.
+YAML files that either names are relative to it. A part that is set anew is the new one whole, see ``merged``.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from harness.studies.study import MIOU, Cell, Published, Study, Variant
+from harness.studies.study import MIOU, Cell, Published, Study, Variant, merged
 from harness.system.errors import ConfigurationError, did_you_mean
 
 TABLE_KEYS = {"title", "config", "rows", "columns", "published_as", "seeds"}
@@ -192,7 +192,7 @@ def _cells(file: Path, paper: Mapping[str, Any], name: str, table: Mapping[str, 
             seeds: Any = []
             for level in (paper, table, column, row, cell):
                 settings |= {setting: level[setting] for setting in ("tolerance", "score") if setting in level}
-                overrides |= located(level.get("set", {}), file.parent)
+                overrides = merged(overrides, located(level.get("set", {}), file.parent))
                 seeds = level.get("seeds", seeds)
             settings |= {setting: cell.get(setting) for setting in ("value", "deviation", "pixel_accuracy")}
             titles: dict[str, Any] = {

@@ -35,10 +35,24 @@ class Variant:
 MIOU = Variant("mIoU")
 
 
+def merged(*levels: Mapping[str, Any]) -> dict[str, Any]:
+    """Overrides of several levels, such as a column and a row; later ones win.
+
+    A part that a level replaces is that level's whole: what earlier ones set inside it is gone with the old part. A
+    ``method`` is no part of another: N, K and γ of a benchmark are set for whatever method a row has.
+    """
+    found: dict[str, Any] = {}
+    for level in levels:
+        parts = tuple(f"{key}." for key in level if "." in key)
+        found = {key: value for key, value in found.items() if not key.startswith(parts)} | dict(level)
+    return found
+
+
 def arguments_of(overrides: Mapping[str, Any]) -> list[str]:
-    """Overrides as arguments of ``ovseg evaluate``; the files of ``config`` come first."""
+    """Overrides as arguments of ``ovseg evaluate``; the files of ``config`` come first, a part before its settings."""
     files = [word for key, value in overrides.items() if key == "config" for word in ("--config", str(value))]
-    flags = {key: value for key, value in overrides.items() if key != "config"}
+    outer = {key: sum(key.startswith(f"{other}.") for other in overrides) for key in overrides if key != "config"}
+    flags = {key: overrides[key] for key in sorted(outer, key=lambda key: outer[key])}
     return files + [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in flags.items()]
 
 
@@ -197,7 +211,7 @@ class Study:
     def cell(self, row: Variant, column: Variant = MIOU) -> Cell:
         """The cell of a row and a column."""
         name = row.name if len(self.columns) == 1 else f"{row.name} / {column.name}"
-        return Cell(row, column, name, {**column.overrides, **row.overrides}, seeds=self.seeds)
+        return Cell(row, column, name, merged(column.overrides, row.overrides), seeds=self.seeds)
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,7 @@ class HubCaptioner(Captioner):
         yield hub.required_model(self.name, self.revision, f"{flag}.name")
 
     def configuration(self) -> Any:
-        """Hashes of the configurations of model, generation and image processor, and of the vocabulary."""
+        """Hashes of the configurations of model, generation and image processor, and of the tokenizer."""
         return self._configuration
 
     def resolved(self) -> Mapping[str, Any]:
@@ -123,7 +123,7 @@ class HubCaptioner(Captioner):
             "generation": hub.fingerprint(decoder.generation_config.to_diff_dict()),
             "pixels": hub.fingerprint(self._processor.image_processor.to_dict()),
             "resize": PILLOW,
-            "vocabulary": hub.vocabulary(self._processor.tokenizer.get_vocab()),
+            "tokenizer": hub.tokenization(self._processor.tokenizer),
         }
         if self.max_length <= self._prompt_tokens():
             raise ConfigurationError(

@@ -84,7 +84,7 @@ def configuration(pipeline: DiffusionPipeline) -> dict[str, Any]:
     """What tells one model from another besides its weights, wherever it lies: no names or paths.
 
     Returns:
-        JSON: hashes of the configuration per network and of the vocabulary per tokenizer, and the pipeline's class.
+        JSON: hashes of the configuration per network and of each tokenizer, and the pipeline's class.
     """
     found: dict[str, Any] = {"pipeline": type(pipeline).__name__}
     for part, module in modules(pipeline).items():
@@ -93,10 +93,7 @@ def configuration(pipeline: DiffusionPipeline) -> dict[str, Any]:
     for part in ("tokenizer", "tokenizer_2"):
         tokenizer = getattr(pipeline, part, None)
         if tokenizer is not None:
-            found[part] = {
-                "vocabulary": hub.vocabulary(tokenizer.get_vocab()),
-                "length": int(tokenizer.model_max_length),
-            }
+            found[part] = hub.tokenization(tokenizer)
     return found
 
 

@@ -169,9 +169,30 @@ def plain_config(config: Any) -> Any:
     return config if known else str(config)
 
 
-def vocabulary(tokens: Mapping[str, int]) -> str:
-    """16 hex digits of the SHA-256 over a tokenizer's tokens and their numbers."""
-    return hashlib.sha256(json.dumps(dict(tokens), sort_keys=True).encode()).hexdigest()[:16]
+def tokenization(tokenizer: Any) -> str:
+    """16 hex digits of the SHA-256 over all that turns a text into numbers: tokens, merges, rules and special tokens.
+
+    Args:
+        tokenizer: Of transformers or open_clip. How long texts may be and how they are filled up is not in it where
+            a call decides.
+    """
+    backend, inner = getattr(tokenizer, "backend_tokenizer", None), getattr(tokenizer, "tokenizer", None)
+    told: dict[str, Any] = {"class": type(tokenizer).__name__}
+    if backend is not None:
+        rules = json.loads(backend.to_str())
+        told |= {key: value for key, value in rules.items() if key not in ("truncation", "padding")}
+    elif hasattr(inner, "get_vocab"):  # open_clip wraps those of transformers
+        told["inner"] = tokenization(inner)
+    else:
+        ranks = getattr(tokenizer, "bpe_ranks", {})
+        told["tokens"] = dict(tokenizer.encoder if hasattr(tokenizer, "encoder") else tokenizer.get_vocab())
+        told["merges"] = [list(pair) for pair in sorted(ranks, key=lambda pair: int(ranks[pair]))]
+    for name in ("model_max_length", "context_length", "padding_side", "special_tokens_map", "all_special_ids"):
+        told[name] = str(getattr(tokenizer, name, None))
+    for name in ("clean_fn", "reduction_fn", "strip_sep_token", "tokenizer_mode"):
+        value = getattr(tokenizer, name, None)
+        told[name] = getattr(value, "__name__", str(value))
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def fingerprint(config: Any) -> str:

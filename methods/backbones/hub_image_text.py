@@ -59,10 +59,10 @@ class HubImageText(ImageText):
         yield hub.required_model(self.name, self.revision, f"{flag}.name")
 
     def configuration(self) -> Any:
-        """Hashes of the model's configuration and vocabulary, and the preprocessing."""
+        """Hashes of the model's configuration and of its tokenizer, and the preprocessing."""
         return {
             "model": hub.fingerprint(self.model.config.to_dict()),
-            "vocabulary": hub.vocabulary(self._tokenizer.get_vocab()),
+            "tokenizer": hub.tokenization(self._tokenizer),
             "mean": list(self._mean),
             "std": list(self._std),
             "resize": PILLOW,

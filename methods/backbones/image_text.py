@@ -118,16 +118,13 @@ class OpenCLIP(ImageText):
         return str(open_clip.get_pretrained_cfg(self.name, self.pretrained).get("hf_hub") or "").strip("/")
 
     def configuration(self) -> Any:
-        """open_clip's configuration with its ``quick_gelu``, the tokenizer's vocabulary, and the preprocessing."""
+        """open_clip's configuration with its ``quick_gelu``, a hash of the tokenizer, and the preprocessing."""
         layers = {type(layer).__name__ for layer in self.model.modules()}
-        words = getattr(self._tokenizer, "tokenizer", None)
-        tokens = self._tokenizer.encoder if words is None else words.get_vocab()
         return {
             "model": hub.plain_config(open_clip.get_model_config(self.name)),
             # A checkpoint's tag may decide over the configuration.
             "activations": sorted(name for name in layers if "gelu" in name.lower()),
-            "context_length": int(self._tokenizer.context_length),
-            "vocabulary": hub.vocabulary(tokens),
+            "tokenizer": hub.tokenization(self._tokenizer),
             "mean": list(self._mean),
             "std": list(self._std),
             "size": list(self.input_size),

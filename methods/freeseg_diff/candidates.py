@@ -67,7 +67,7 @@ class DiffusionTextEncoder(TextEncoder):
         yield hub.required_model(self.name, self.revision, f"{flag}.name")
 
     def configuration(self) -> Any:
-        """Hashes of the text encoder's configuration and the tokenizer's vocabulary."""
+        """Hashes of the text encoder's configuration and of the tokenizer."""
         found = parts.configuration(self._pipeline)
         return {part: found[part] for part in ("text_encoder", "tokenizer")}
 

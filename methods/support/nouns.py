@@ -1,5 +1,6 @@
 """Nouns of a caption and where they stand in it."""
 
+import hashlib
 import re
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
@@ -83,6 +84,7 @@ class SpacyNouns(NounReader):
             ) from error
         try:
             self._language: Any = spacy.load(self.model, exclude=["ner"])
+            self._spacy = getattr(spacy, "__version__", None)
         except (OSError, ValueError) as error:
             raise ConfigurationError(
                 f"spaCy has no usable model '{self.model}' here; where there is a network, "
@@ -95,10 +97,24 @@ class SpacyNouns(NounReader):
         return nouns_of_tokens(self._language(caption), self.adjectives, self.proper_nouns)
 
     def configuration(self) -> Any:
-        """The model's own name and version."""
+        """The model's own name and version, a hash of its files, and the version of spaCy, whose rules it uses."""
         self.load()
-        meta = self._language.meta
-        return {"model": f"{meta['lang']}_{meta['name']}", "version": meta["version"]}
+        meta, path = self._language.meta, getattr(self._language, "path", None)
+        return {
+            "model": f"{meta['lang']}_{meta['name']}",
+            "version": meta["version"],
+            "files": None if path is None else _hash_files(Path(path)),
+            "spacy": self._spacy,
+        }
+
+
+def _hash_files(folder: Path) -> str:
+    """16 hex digits of the SHA-256 over names and contents of a folder's files."""
+    digest = hashlib.sha256()
+    for file in sorted(path for path in folder.rglob("*") if path.is_file() and path.parent.name != "__pycache__"):
+        content = hashlib.sha256(file.read_bytes()).hexdigest()
+        digest.update(f"{file.relative_to(folder).as_posix()} {content}\n".encode())
+    return digest.hexdigest()[:16]
 
 
 def nouns_of_tokens(tokens: Iterable[Any], adjectives: Adjectives = "drop", proper_nouns: bool = False) -> list[Noun]:

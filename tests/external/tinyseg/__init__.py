@@ -72,6 +72,7 @@ class Squares(SegmentationData):
     """Rectangles of random classes on background, noisy, of several sizes; some labels ignored."""
 
     name = "squares"
+    not_identity = SegmentationData.not_identity | {"damaged"}
 
     def __init__(
         self,

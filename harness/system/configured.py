@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import PurePath
 from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
+from torch import Tensor, nn
+
 from harness.system.errors import ConfigurationError, did_you_mean
 
 
@@ -26,13 +28,56 @@ class Configured:
 
     @property
     def arguments(self) -> Mapping[str, Any]:
-        """Every constructor argument by name, defaults among them, as it was given."""
-        return types.MappingProxyType(self.__dict__.get("_arguments", {}))
+        """Every constructor argument by name, defaults among them, as it was given.
+
+        An argument whose attribute was changed after the constructor is what it was changed to.
+        """
+        given = self.__dict__.get("_arguments", {})
+        return types.MappingProxyType({**given, **self._changed(given)})
+
+    @property
+    def effective_arguments(self) -> Mapping[str, Any]:
+        """``arguments``, with the object that the constructor made where it was given None, such as a default part."""
+        arguments = self.arguments
+        made = _attributes(self, {name: value for name, value in arguments.items() if value is None})
+        return {**arguments, **{name: value for name, value in made.items() if isinstance(value, Configured)}}
+
+    def _changed(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments whose attributes are not what they were when the constructor returned."""
+        before = self.__dict__.get("_constructed")
+        if before is None:
+            return {}
+        now = _attributes(self, given)
+        return {name: value for name, value in now.items() if name in before and _state(value) != before[name]}
 
     def settings(self) -> dict[str, Any]:
         """The class and every argument that can change a value, as JSON; parts and their settings nested."""
-        given = {name: as_json(value) for name, value in self.arguments.items() if name not in self.not_identity}
+        arguments = self.effective_arguments
+        given = {name: as_json(value) for name, value in arguments.items() if name not in self.not_identity}
         return {"class": type(self).__name__, **given}
+
+
+def _attributes(owner: Configured, names: Mapping[str, Any]) -> dict[str, Any]:
+    """The attributes that are called like constructor arguments, without networks and tensors that were loaded."""
+    held = {**owner.__dict__, **owner.__dict__.get("_modules", {})}
+    found = {name: held[name] for name in names if name in held}
+    found = {name: dict(value) if isinstance(value, nn.ModuleDict) else value for name, value in found.items()}
+    found = {name: list(value) if isinstance(value, nn.ModuleList) else value for name, value in found.items()}
+    loaded = (nn.Module, Tensor)
+    return {n: v for n, v in found.items() if isinstance(v, Configured) or not isinstance(v, loaded)}
+
+
+def _state(value: Any) -> Any:
+    """What is equal as long as a setting is unchanged; configured objects answer for their own settings."""
+    if isinstance(value, Mapping):
+        return {key: _state(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_state(item) for item in value]
+    if isinstance(value, (str, int, float, bool, type(None), PurePath)):
+        return type(value).__name__, value
+    if isinstance(value, (set, frozenset)):
+        return set(value)
+    return id(value)
 
 
 def as_json(value: Any) -> Any:
@@ -75,8 +120,12 @@ def _recording(init: Callable[..., None]) -> Callable[..., None]:
             if parameter.kind is parameter.VAR_KEYWORD:
                 arguments |= arguments.pop(parameter.name)
         _check_choices(type(self).__name__, init, arguments)
+        outermost = "_arguments" not in self.__dict__
         self.__dict__["_arguments"] = {**arguments, **self.__dict__.get("_arguments", {})}
         init(self, *args, **kwargs)
+        if outermost:
+            given = self.__dict__["_arguments"]
+            self.__dict__["_constructed"] = {name: _state(value) for name, value in _attributes(self, given).items()}
 
     return wrapper
 

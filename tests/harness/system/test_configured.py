@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pytest
 
 from harness import ConfigurationError
-from harness.method.configured import Configured, as_json
+from harness.system.configured import Configured, as_json
 
 if TYPE_CHECKING:
     from fractions import Fraction
