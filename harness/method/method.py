@@ -427,7 +427,11 @@ class SegmentationMethod(Configured, LightningModule):
         return lambda planes, box, classes: self._refine(image[:, box.top : box.bottom, box.left : box.right], planes)
 
     def _refine(self, image: Tensor, planes: Tensor) -> Tensor:
-        return planes if self.refiner is None else self.refiner(image, planes)
+        if self.refiner is None:
+            return planes
+        if image.is_floating_point() and not self.refiner.takes_floats:
+            image = image.round().to(torch.uint8)
+        return self.refiner(image, planes)
 
 
 def _hashable(value: Any) -> Hashable:

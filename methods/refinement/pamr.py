@@ -37,6 +37,8 @@ class PAMR(Refiner):
         dilations: Distances of the neighbours in pixels.
     """
 
+    takes_floats = True
+
     def __init__(self, iterations: int = 10, dilations: Sequence[int] = DILATIONS) -> None:
         super().__init__()
         if iterations < 0 or not dilations or min(dilations) < 1:

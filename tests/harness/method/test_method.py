@@ -20,7 +20,7 @@ from harness import (
 )
 from harness.method import windows
 from harness.method.windows import Box
-from methods.refinement import PAMR
+from methods.refinement import PAMR, DenseCRF
 
 
 class Pooled(SegmentationMethod):
@@ -274,7 +274,16 @@ def test_a_map_that_reaches_beyond_its_window_is_refined_on_the_windows_own_cell
     assert refined.extent is None
     torch.testing.assert_close(refined.scores, scores[:, :, :3, :5])
     expected = F.interpolate(window[None].float(), (3, 5), mode="bilinear", align_corners=True)[0]
-    torch.testing.assert_close(refiner.image, expected)
+    # Whole values for a refiner that wants them, such as the dense CRF.
+    assert torch.equal(refiner.image, expected.round().to(torch.uint8))
+    refiner.takes_floats = True
+    method._refine_map(window, ScoreMap(scores))
+    torch.testing.assert_close(
+        refiner.image, F.interpolate(window[None].float(), (4, 6), mode="bilinear", align_corners=True)[0]
+    )
+    assert PAMR.takes_floats
+    method.refiner = DenseCRF(iterations=1)
+    assert method._refine_map(window, ScoreMap(scores)).scores.shape == scores.shape
 
 
 def test_scores_below_the_floor_count_as_it_where_classes_are_compared() -> None:
