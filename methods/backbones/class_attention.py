@@ -24,7 +24,7 @@ def class_texts(pipeline: DiffusionPipeline, names: Sequence[str], template: str
             (``runner.py``): every word of a name has a prompt of its own, their states are averaged position by
             position, and positions 1 to n + 1 are taken, n being the tokens of the bare name. With "A photo of {}" the
             first three of these are the template's, which the encoder, being causal, reads before the name: classes
-            of one or two tokens get equal texts.
+            of one or two tokens get equal texts. With the template "{}" they are the name's tokens and the end.
 
     Returns:
         [C, D] float32, D as the UNet's cross-attention takes it.
