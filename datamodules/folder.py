@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from harness.data.datamodule import LabeledImage, SegmentationData, file_signature
+from harness.data.datamodule import LabeledImage, SegmentationData, file_signature, file_size
 from harness.data.images import EXTENSIONS, read_image, read_labels
 from harness.data.vocabulary import Vocabulary
 from harness.system.errors import DataError
@@ -94,8 +94,8 @@ class Folder(SegmentationData):
         return LabeledImage(read_image(self._files[index]), None if mask is None else read_labels(mask))
 
     def content_signature(self, index: int) -> str:
-        """The sizes of image and mask in bytes, and hashes of their ends."""
-        return f"{file_signature(self._files[index])} {file_signature(self._mask(index))}"
+        """The sizes of image and mask in bytes, and what the mask's end says of its labels."""
+        return f"{file_size(self._files[index])} {file_signature(self._mask(index))}"
 
 
 def read_classes(path: Path) -> Vocabulary:

@@ -22,6 +22,11 @@ from harness.system.errors import ConfigurationError, DataError
 SIGNED_BYTES = 64
 
 
+def file_size(path: Path) -> int:
+    """A file's size in bytes, -1 if it is missing."""
+    return path.stat().st_size if path.is_file() else -1
+
+
 def file_signature(path: Path | None) -> str:
     """A file's size in bytes and a hash of its last 64, -1 if it is missing.
 

@@ -15,6 +15,7 @@ from harness.engine.preparation import Preparation
 from harness.engine.progress import EvaluationProgress
 from harness.engine.result_images import ResultImages
 from harness.method.method import Prediction, SegmentationMethod
+from harness.method.part import sources_of
 from harness.results.metric import Areas, ScoredPixels, SegmentationMetric
 from harness.results.records import Record, RecordWriter, merge
 from harness.results.results import SCHEMA, check_complete, compute_scores
@@ -58,6 +59,7 @@ class Evaluation(Callback):
         self.directory: RunDirectory
         self._run_dir = run_dir
         self._weights = method.weights()
+        self._models = sources_of(method.effective_arguments)
         self._fingerprint = fingerprint or data.fingerprint
         self._mine: list[Record] = []
         self._earlier: list[list[Record]] = []
@@ -268,6 +270,7 @@ class Evaluation(Callback):
             "versions": versions(),
             "commit": commit(),
             "weights": self._weights,
+            "models": self._models,
             "bank": self.method.precomputed.bank,
         }
         if error is not None:

@@ -95,6 +95,15 @@ class Part(Configured, nn.Module):
         """What this part and the parts that it is made of read, each once; ``flag`` as in ``requirements``."""
         return unique([*self.requirements(flag), *required_by(self.arguments, flag)])
 
+    def source(self) -> Mapping[str, str | None] | None:
+        """Where its model came from, for the record: it is not in ``identity``, which has the weights' hash.
+
+        Returns:
+            ``name`` (Hub id or folder), ``revision`` (what was asked for) and ``commit`` (what that was when it was
+            read; None for a folder); None for a part that reads no such model.
+        """
+        return None
+
     def parts(self) -> list["Part"]:
         """The parts among the constructor's arguments, in their order."""
         return list(parts_of(self.arguments))
@@ -176,6 +185,26 @@ def required_by(arguments: Mapping[str, Any], flag: str) -> list[Requirement]:
             for part in parts_of(value):
                 found += part.requires(f"{flag}.{name}")
     return unique(found)
+
+
+def sources_of(arguments: Mapping[str, Any], place: str = "") -> dict[str, dict[str, str | None]]:
+    """Where the models of the parts among some constructor's arguments came from, by their place there.
+
+    Args:
+        arguments: By name; parts may lie in lists and dicts.
+        place: Before the names, such as ``extractors.``.
+    """
+    found: dict[str, dict[str, str | None]] = {}
+    for name, value in arguments.items():
+        if isinstance(value, Part):
+            if told := value.source():
+                found[f"{place}{name}"] = dict(told)
+            found |= sources_of(value.effective_arguments, f"{place}{name}.")
+        elif isinstance(value, Mapping):
+            found |= sources_of(value, f"{place}{name}.")
+        elif isinstance(value, (list, tuple)):
+            found |= sources_of({str(number): item for number, item in enumerate(value)}, f"{place}{name}.")
+    return found
 
 
 def unique(requirements: Iterable[Requirement]) -> list[Requirement]:

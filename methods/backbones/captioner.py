@@ -94,6 +94,10 @@ class HubCaptioner(Captioner):
         """See ``Part.requirements``."""
         yield hub.required_model(self.name, self.revision, f"{flag}.name")
 
+    def source(self) -> Mapping[str, str | None]:
+        """See ``Part.source``."""
+        return hub.source(self.name, self.revision)
+
     def configuration(self) -> Any:
         """Hashes of the configurations of model, generation and image processor, and of the tokenizer."""
         return self._configuration

@@ -123,6 +123,10 @@ class HubViT(Dense):
         """See ``Part.requirements``."""
         yield hub.required_model(self.name, self.revision, f"{flag}.name")
 
+    def source(self) -> Mapping[str, str | None]:
+        """See ``Part.source``."""
+        return hub.source(self.name, self.revision)
+
     def configuration(self) -> Any:
         """A hash of the model's own configuration."""
         return hub.fingerprint(self.model.config.to_dict())

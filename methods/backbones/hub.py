@@ -21,6 +21,7 @@ from transformers.utils.logging import disable_progress_bar
 from harness.method.part import Requirement
 from harness.system.errors import ModelError
 
+MAIN = "main"  # the branch that no revision stands for
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 # Entries of a configuration that say where a model came from or how it is held, not what it is.
 _ORIGIN = ("transformers_version", "dtype", "torch_dtype", "name_or_path", "processor_class", "auto_map")
@@ -50,7 +51,29 @@ def check_folder(name: str, what: str = "model", marker: str | None = None) -> N
 
 def how_to_fetch(name: str, revision: str | None = None) -> str:
     """The command that fetches a model of the Hub once."""
-    return f"HF_HUB_OFFLINE=0 hf download {name}" + (f" --revision {revision}" if revision else "")
+    other = revision not in (None, MAIN)
+    return f"HF_HUB_OFFLINE=0 hf download {name}" + (f" --revision {revision}" if other else "")
+
+
+def commit_of(name: str, revision: str | None = None) -> str | None:
+    """The commit in the Hub's cache that a revision stands for; None for folders and for what is not here.
+
+    Args:
+        name: Hub id or folder.
+        revision: Commit or branch on the Hub; null is its main branch.
+    """
+    if is_folder(name):
+        return None
+    try:
+        return Path(snapshot_download(name, revision=revision, local_files_only=True)).name
+    except (LocalEntryNotFoundError, OSError, ValueError):
+        return None
+
+
+def source(name: str, revision: str | None = None) -> dict[str, str | None]:
+    """Where a model came from, see ``Part.source``."""
+    asked = None if is_folder(name) else revision or MAIN
+    return {"name": name, "revision": asked, "commit": commit_of(name, revision)}
 
 
 def not_here(name: str, revision: str | None = None, what: str = "model", reason: object = "") -> ModelError:

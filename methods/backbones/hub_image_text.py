@@ -58,6 +58,10 @@ class HubImageText(ImageText):
         """See ``Part.requirements``."""
         yield hub.required_model(self.name, self.revision, f"{flag}.name")
 
+    def source(self) -> Mapping[str, str | None]:
+        """See ``Part.source``."""
+        return hub.source(self.name, self.revision)
+
     def configuration(self) -> Any:
         """Hashes of the model's configuration and of its tokenizer, and the preprocessing."""
         return {

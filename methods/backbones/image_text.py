@@ -2,12 +2,14 @@
 
 import logging
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import open_clip
 import torch
 import torch.nn.functional as F
+from huggingface_hub import snapshot_download
+from open_clip.pretrained import download_pretrained_from_hf
 from torch import Tensor
 
 from harness.method.part import Part, Requirement, required_file
@@ -50,15 +52,23 @@ class OpenCLIP(ImageText):
             ``open_clip_config.json``.
         pretrained: A tag of open_clip (``laion2b_s34b_b79k``) or a local checkpoint file; null with a plain
             architecture gives random weights.
+        revision: Commit or branch on the Hub, of weights that lie there; null is the main branch.
         text_batch: Texts encoded at once.
     """
 
-    not_identity = frozenset({"name", "pretrained", "text_batch"})
+    not_identity = frozenset({"name", "pretrained", "revision", "text_batch"})
 
-    def __init__(self, name: str = "ViT-B-32", pretrained: str | None = None, text_batch: int = 256) -> None:
+    def __init__(
+        self,
+        name: str = "ViT-B-32",
+        pretrained: str | None = None,
+        revision: str | None = None,
+        text_batch: int = 256,
+    ) -> None:
         super().__init__()
         self.name = name
         self.pretrained = pretrained
+        self.revision = revision
         self.text_batch = text_batch
 
     def build(self) -> None:
@@ -78,14 +88,14 @@ class OpenCLIP(ImageText):
         try:
             # open_clip announces every step on the root logger.
             logging.getLogger().setLevel(logging.CRITICAL)
-            model, _, _ = open_clip.create_model_and_transforms(
-                self.name, pretrained=self.pretrained, precision="fp32", weights_only=True
-            )
-            self._tokenizer = open_clip.get_tokenizer(self.name)
+            name, given = self._files()
+            model, _, _ = open_clip.create_model_and_transforms(name, precision="fp32", weights_only=True, **given)
+            self._tokenizer = open_clip.get_tokenizer(name)
+            self._model_config = open_clip.get_model_config(name)
         except (RuntimeError, OSError, ValueError) as error:
             what = f"open_clip model '{self.name}' / '{self.pretrained}'"
             if repository := self._repository():
-                raise hub.not_here(repository, what=f"{what} of") from error
+                raise hub.not_here(repository, self.revision, what=f"{what} of") from error
             why = " ".join(str(error).split())
             raise ModelError(f"the {what} cannot be built from what is here: {why}") from error
         finally:
@@ -105,9 +115,29 @@ class OpenCLIP(ImageText):
         if folder != self.name:
             yield hub.required_folder(folder, f"{flag}.name")
         elif repository := self._repository():
-            yield hub.required_model(repository, None, f"{flag}.name")
+            yield hub.required_model(repository, self.revision, f"{flag}.name")
         elif self.pretrained is not None and self.pretrained.endswith(hub.WEIGHTS):
             yield required_file(self.pretrained, f"{flag}.pretrained")
+
+    def source(self) -> Mapping[str, str | None] | None:
+        """See ``Part.source``; None for a checkpoint file and for random weights."""
+        folder = self.name.removeprefix("local-dir:")
+        if folder != self.name:
+            return {"name": folder, "revision": None, "commit": None}
+        repository = self._repository()
+        return hub.source(repository, self.revision) if repository else None
+
+    def _files(self) -> tuple[str, dict[str, Any]]:
+        """What open_clip is to build and from which weights; it knows no revision but the main branch's."""
+        repository = self._repository()
+        if not repository or self.revision in (None, hub.MAIN):
+            return self.name, {"pretrained": self.pretrained}
+        if self.name.startswith("hf-hub:"):
+            snapshot = snapshot_download(repository, revision=self.revision, local_files_only=True)
+            return f"local-dir:{snapshot}", {"pretrained": None}
+        told = open_clip.get_pretrained_cfg(self.name, self.pretrained)
+        weights = download_pretrained_from_hf(repository, revision=self.revision)
+        return self.name, {"pretrained": weights, "image_mean": told.get("mean"), "image_std": told.get("std")}
 
     def _repository(self) -> str:
         """The Hub's repository that the weights lie in; empty for other sources."""
@@ -121,7 +151,7 @@ class OpenCLIP(ImageText):
         """open_clip's configuration with its ``quick_gelu``, a hash of the tokenizer, and the preprocessing."""
         layers = {type(layer).__name__ for layer in self.model.modules()}
         return {
-            "model": hub.plain_config(open_clip.get_model_config(self.name)),
+            "model": hub.plain_config(self._model_config),
             # A checkpoint's tag may decide over the configuration.
             "activations": sorted(name for name in layers if "gelu" in name.lower()),
             "tokenizer": hub.tokenization(self._tokenizer),

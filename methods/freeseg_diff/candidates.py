@@ -1,7 +1,7 @@
 """Candidate classes: those of the vocabulary that a caption's keywords mean (FreeSeg-Diff, Section 3.1.1)."""
 
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -65,6 +65,10 @@ class DiffusionTextEncoder(TextEncoder):
     def requirements(self, flag: str) -> Iterable[Requirement]:
         """See ``Part.requirements``."""
         yield hub.required_model(self.name, self.revision, f"{flag}.name")
+
+    def source(self) -> Mapping[str, str | None]:
+        """See ``Part.source``."""
+        return hub.source(self.name, self.revision)
 
     def configuration(self) -> Any:
         """Hashes of the text encoder's configuration and of the tokenizer."""
