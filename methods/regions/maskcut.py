@@ -234,7 +234,7 @@ class MaskCut(Regions):
         square = squash(image, self.size, self.backbone.patch_size)
         features = self.backbone.features(square[None], self.kind).patches[0]
         found = maskcut(features, self.stages, self.tau, self.mode)
-        return to_picture(refine_in_square(found, square, self.crf), image)
+        return resize_masks(refine_in_square(found, square, self.crf), image)
 
 
 def squash(image: Tensor, size: int, patch_size: int) -> Tensor:
@@ -262,7 +262,7 @@ def enlarge(masks: Tensor, square: Tensor) -> Tensor:
     return F.interpolate(masks[None].to(torch.uint8), square.shape[1:], mode="nearest")[0].bool()
 
 
-def to_picture(masks: Tensor, image: Tensor, mode: str = "bicubic") -> Tensor:
+def resize_masks(masks: Tensor, image: Tensor, mode: str = "bicubic") -> Tensor:
     """[M, h, w] bool -> [M', H, W] bool at the size of [3, H, W], those not empty; antialiased, cut at one half."""
     if not len(masks):
         return image.new_zeros(0, *image.shape[1:], dtype=torch.bool)
