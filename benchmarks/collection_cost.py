@@ -72,13 +72,13 @@ def operations() -> dict[str, float]:
             latent_channels=4,
         )
         dino = Dinov2Model(Dinov2Config(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, patch_size=14))
-        latents, prompt, picture = torch.empty(1, 4, 64, 64), torch.empty(1, 77, 1024), torch.empty(1, 3, 518, 518)
+        latents, prompt, image = torch.empty(1, 4, 64, 64), torch.empty(1, 77, 1024), torch.empty(1, 3, 518, 518)
     step = tera(lambda: unet(latents, torch.zeros(1, device="meta"), prompt))
     # Two passes a step: with and without the prompt.
     return {
         "UNet": 2 * STEPS * step,
         "VAE's decoder": tera(lambda: vae.decode(latents)),
-        "DINOv2": tera(lambda: dino(picture)),
+        "DINOv2": tera(lambda: dino(image)),
     }
 
 

@@ -57,7 +57,7 @@ def agreement(one: Tensor, other: Tensor) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--maps", type=int, default=50)
-    parser.add_argument("--first", type=int, default=0, help="number of the first map, to go on where it was stopped")
+    parser.add_argument("--first", type=int, default=0, help="number of the first map, to resume where it was stopped")
     parser.add_argument("--grid", type=int, nargs=2, default=(60, 60))
     parser.add_argument("--dim", type=int, default=768)
     parser.add_argument("--stages", type=int, default=3)

@@ -79,7 +79,7 @@ class Case:
         experiment: Its cell of a paper, ``PAPER/TABLE/ROW/COLUMN``.
         tiny: The file of the same with Miniature's models.
         flags: Settings that make its precompute small.
-        images: How many images an item of precompute has in the experiment; 0 without precompute.
+        num_images: How many images an item of precompute has in the experiment; 0 without precompute.
         items: How many items there are for all vocabularies; 0 where there is one for every class.
         note: What else differs from the experiment.
     """
@@ -87,7 +87,7 @@ class Case:
     experiment: str
     tiny: str
     flags: tuple[str, ...] = ()
-    pictures: int = 0
+    num_images: int = 0
     items: int = 0
     note: str = ""
 
@@ -100,13 +100,13 @@ CASES = {
         "ovdiff/table1/ovdiff/voc21",
         f"{FOLDER}/ovdiff_miniature.yaml",
         ("--method.support_size=1", "--method.num_generated=1", "--method.num_parts=1"),
-        pictures=32,
+        num_images=32,
     ),
     "fossil": Case(
         "fossil/table1/fossil/ade20k",
         f"{FOLDER}/fossil_miniature.yaml",
         ("--method.num_references=2", "--method.num_prototypes=1", "--method.collection.keep_images=false"),
-        pictures=64,
+        num_images=64,
         items=math.ceil(CAPTIONS / 64),
     ),
     "freeseg_diff": Case(
@@ -221,20 +221,20 @@ def _nothing() -> None:
     """In the place of a part's ``load``."""
 
 
-def simplify(method: SegmentationMethod, folder: Path, pictures: int) -> None:
+def simplify(method: SegmentationMethod, folder: Path, num_images: int) -> None:
     """A few captions in the place of COCO's, and nouns by rule in the place of a tagger's."""
     nouns = RuleNouns([*NAMES, "grass", *(chr(97 + n) for n in range(26))])
     if hasattr(method, "collection"):
         file = folder / "captions.txt"
-        file.write_text("a cat and a boat on the grass\n" * pictures)
+        file.write_text("a cat and a boat on the grass\n" * num_images)
         method.collection.captions = Captions(file)
-        method.collection.shard = pictures
+        method.collection.shard = num_images
         method.collection.nouns = nouns
     elif hasattr(method, "nouns"):
         method.nouns = nouns
 
 
-def painting(generator: nn.Module, extrapolate: bool) -> float:
+def generation_seconds(generator: nn.Module, extrapolate: bool) -> float:
     """Seconds that the generator takes for an image in all its steps, with attribution where it is asked for."""
     steps = generator.steps
     taken = {}
@@ -245,21 +245,21 @@ def painting(generator: nn.Module, extrapolate: bool) -> float:
     return taken[1] + (steps - 1) * max(taken[2] - taken[1], 0.0) if len(taken) == 2 else taken[steps]
 
 
-def measure(case: Case, tiny: bool, pictures: int, extrapolate: bool) -> dict[str, Any]:
+def measure(case: Case, tiny: bool, num_images: int, extrapolate: bool) -> dict[str, Any]:
     """A method's entry in the file of rates."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     method, protocol, name = built(case, tiny)
     with tempfile.TemporaryDirectory() as temporary, torch.inference_mode():
         folder = Path(temporary)
-        simplify(method, folder, pictures)
+        simplify(method, folder, num_images)
         if not tiny:
             randomise(method, folder)
         method.store = ArtifactStore(folder / "store")
         method.make_ready(Vocabulary.from_class_names(NAMES, background=method.scores_background), protocol)
         method.to(device)
-        stages = precomputed(method, case, pictures, extrapolate) if case.pictures else []
+        stages = precomputed(method, case, num_images, extrapolate) if case.num_images else []
         method.prepare()
-        image = picture(protocol).to(device)
+        image = smooth_image(protocol).to(device)
         sample = Sample(0, "x", image, image, None, (375, 500))
         if device == "cuda":
             method.predict_image(sample)
@@ -269,15 +269,15 @@ def measure(case: Case, tiny: bool, pictures: int, extrapolate: bool) -> dict[st
     return {"method": name, "image": taken, "stages": stages, "experiment": noted}
 
 
-def precomputed(method: SegmentationMethod, case: Case, pictures: int, extrapolate: bool) -> list[dict[str, Any]]:
+def precomputed(method: SegmentationMethod, case: Case, num_images: int, extrapolate: bool) -> list[dict[str, Any]]:
     """The rates of the stages; the first of them generates, and its generation is measured on its own."""
-    whole = painting(method.generator, extrapolate)
+    whole = generation_seconds(method.generator, extrapolate)
     steps, method.generator.steps = method.generator.steps, 1
-    painted, generate = [], method.generator.generate
+    durations, generate = [], method.generator.generate
 
     def timed(*arguments: Any, **settings: Any) -> Any:
         made: list[Any] = []
-        painted.append(seconds(lambda: made.append(generate(*arguments, **settings))))
+        durations.append(seconds(lambda: made.append(generate(*arguments, **settings))))
         return made[0]
 
     method.generator.generate = timed
@@ -286,15 +286,15 @@ def precomputed(method: SegmentationMethod, case: Case, pictures: int, extrapola
     found = []
     for number, report in enumerate(reports):
         each = report.seconds / report.num_items
-        own = each - sum(painted) / report.num_items if number == 0 else each
-        scaled = max(own, 0.0) * case.pictures / pictures + (whole * case.pictures if number == 0 else 0.0)
+        own = each - sum(durations) / report.num_items if number == 0 else each
+        scaled = max(own, 0.0) * case.num_images / num_images + (whole * case.num_images if number == 0 else 0.0)
         per = "once" if case.items else "class"
         items = case.items or report.num_items
         found.append({"name": report.name, "seconds": scaled, "items": items, "per": per})
     return found
 
 
-def picture(protocol: Protocol) -> torch.Tensor:
+def smooth_image(protocol: Protocol) -> torch.Tensor:
     """[3, h, w] uint8: a landscape image of PASCAL VOC's usual size after the protocol's resize, smooth."""
     random = torch.Generator().manual_seed(0)
     coarse = torch.rand(3, 8, 8, generator=random)
@@ -306,7 +306,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES), metavar="METHOD")
     parser.add_argument("--tiny", action="store_true", help="Miniature's models, to try this script")
-    parser.add_argument("--pictures", type=int, default=None, help="painted for an item (default: 8 on a GPU, else 1)")
+    parser.add_argument("--images", type=int, default=None, help="generated for an item (default: 8 on a GPU, else 1)")
     parser.add_argument("--out", type=Path, default=costs.FILE)
     arguments = parser.parse_args()
     gpu = torch.cuda.is_available()
@@ -321,12 +321,12 @@ def main() -> None:
         "rates": [],
     }
     for name in arguments.only:
-        rate = measure(CASES[name], arguments.tiny, arguments.pictures or (8 if gpu else 1), not gpu)
+        rate = measure(CASES[name], arguments.tiny, arguments.images or (8 if gpu else 1), not gpu)
         content["rates"].append(rate)
         # After each, since the next may take long.
         atomic.write_json(arguments.out, content)
         stages = ", ".join(f"{stage['name']} {stage['seconds']:.3g} s" for stage in rate["stages"])
-        print(f"{name}: {rate['image']:.3g} s a picture" + (f"; an item of {stages}" if stages else ""), flush=True)
+        print(f"{name}: {rate['image']:.3g} s an image" + (f"; an item of {stages}" if stages else ""), flush=True)
     print(arguments.out)
 
 

@@ -1,4 +1,4 @@
-"""Data that stops before its last picture: a run of any method can be killed in the middle, whatever its speed."""
+"""Data that stops before its last image: a run of any method can be killed in the middle, whatever its speed."""
 
 import time
 from pathlib import Path
@@ -9,7 +9,7 @@ from harness.data.datamodule import LabeledImage
 
 
 class Gated(Folder):
-    """A folder of pictures, the last of which cannot be read for as long as a file is there.
+    """A folder of images, the last of which cannot be read for as long as a file is there.
 
     Args:
         root: As in ``Folder``.

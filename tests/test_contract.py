@@ -96,7 +96,7 @@ FREE: dict[str, list[str]] = {
 }
 NAMES = ("background", "cat", "boat", "tree")
 SCENES = ("cat", "boat", "tree", "cat", "boat")  # what is to be seen in each
-# Height and width of pictures that nobody takes.
+# Height and width of unusual images.
 SIZES = ((1, 9), (9, 1), (1, 1), (2, 3), (3, 60), (6, 640), (1, 1000))
 
 
@@ -106,7 +106,7 @@ class Case(NamedTuple):
     Attributes:
         name: Its entry point.
         given: Its arguments on the command line, without data and store.
-        world: Folders of pictures: ``scenes``, ``damaged`` (the same, the second cut short) and ``odd``.
+        world: Folders of images: ``scenes``, ``damaged`` (the same, the second cut short) and ``odd``.
         store: Its store; no test makes anything new in it.
         made: What ``ovseg precompute`` did in an empty store.
         run_dir: An evaluation on one rank.
@@ -124,7 +124,7 @@ class Case(NamedTuple):
 
 
 class Ready(NamedTuple):
-    """A method on its device, after everything that comes before the first picture, and pictures."""
+    """A method on its device, after everything that comes before the first image, and images."""
 
     method: SegmentationMethod
     scenes: list[Sample]
@@ -132,7 +132,7 @@ class Ready(NamedTuple):
 
     @torch.inference_mode()
     def labels(self, samples: list[Sample]) -> dict[str, torch.Tensor]:
-        """The label maps of one batch, by the pictures' ids."""
+        """The label maps of one batch, by the images' ids."""
         predictions = self.method.predict_step(samples, 0)
         return {p.sample.id: p.labels for p in predictions if p.labels is not None}
 
@@ -145,18 +145,18 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "scenes" / "classes.txt").write_text("\n".join(NAMES))
     values = np.array([NAMES.index(name) if name in NAMES else 0 for name in CLASSES], dtype=np.uint8)
     for number, name in enumerate(SCENES):
-        # Sizes in a row, so that something kept of one picture fits the next, and both in one batch of two.
+        # Sizes in a row, so that something kept of one image fits the next, and both in one batch of two.
         scene = draw_scene(number, (48, 48) if number < 3 else (48, 72), only=name)
         Image.fromarray(scene.image).save(root / "scenes" / "images" / f"{number}.png")
         Image.fromarray(values[scene.labels]).save(root / "scenes" / "masks" / f"{number}.png")
     shutil.copytree(root / "scenes", root / "damaged")
     damaged = root / "damaged" / "images" / "1.png"
     damaged.write_bytes(damaged.read_bytes()[:700])
-    _odd_pictures(root / "odd")
+    _odd_images(root / "odd")
     return root
 
 
-def _odd_pictures(folder: Path) -> None:
+def _odd_images(folder: Path) -> None:
     folder.mkdir()
     (folder / "classes.txt").write_text("\n".join(NAMES))
     colours = np.random.default_rng(0)
@@ -195,7 +195,7 @@ def case(request: pytest.FixtureRequest, world: Path, tiny: Path, tmp_path_facto
 @pytest.fixture(scope="module")
 def build(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Ready]:
     """Makes the method ready for a vocabulary."""
-    # A store of its own: other pictures may leave something in it.
+    # A store of its own: other images may leave something in it.
     store = tmp_path_factory.mktemp("ready") / "store"
     case.store.mkdir(exist_ok=True)
     shutil.copytree(case.store, store)
@@ -241,7 +241,7 @@ def test_a_case_runs_the_method_of_its_name(case: Case, ready: Ready) -> None:
 
 
 def samples(data: Folder, protocol: Protocol) -> list[Sample]:
-    """All pictures as a method gets them."""
+    """All images as a method gets them."""
     data.plan(protocol, range(len(data.ids)))
     return list(chain.from_iterable(data.predict_dataloader()))
 
@@ -265,8 +265,8 @@ def found(run_dir: Path) -> tuple[Any, ...]:
 
 
 def label_map(path: Path) -> list[list[int]]:
-    with Image.open(path) as picture:
-        return np.array(picture).tolist()
+    with Image.open(path) as image:
+        return np.array(image).tolist()
 
 
 def entries(store: Path) -> dict[str, tuple[bytes, int]]:
@@ -298,7 +298,7 @@ def test_what_is_needed_is_made_once(case: Case, tmp_path: Path) -> None:
         (s.name, s.num_items) for s in case.made.stages
     ]
     assert again.bank == case.made.bank
-    # What a method keeps of a picture is not made again, either.
+    # What a method keeps of an image is not made again, either.
     assert evaluate(case, case.store, tmp_path / "run") == 0
     assert found(tmp_path / "run") == found(case.run_dir)
     assert entries(case.store) == before
@@ -325,7 +325,7 @@ def test_a_run_is_no_single_class(case: Case) -> None:
     assert sum(prediction > 0 for _, _, prediction, _ in integers(case.run_dir)[1]) >= 3
 
 
-def test_a_picture_does_not_depend_on_the_others(case: Case, ready: Ready) -> None:
+def test_an_image_does_not_depend_on_the_others(case: Case, ready: Ready) -> None:
     ready.labels(ready.odd[-2:])
     torch.rand(7)
     for sample in reversed(ready.scenes):
@@ -398,7 +398,7 @@ def test_two_ranks_make_and_count_what_one_does(case: Case, starter: Ranks, tmp_
 
 
 def test_killed_twice_it_goes_on_with_more_ranks(case: Case, ready: Ready, starter: Ranks, tmp_path: Path) -> None:
-    """Killed at the first thing that is finished; then before the last picture, which leaves one rank of two idle."""
+    """Killed at the first thing that is finished; then before the last image, which leaves one rank of two idle."""
     store, run_dir, gate, scenes = (tmp_path / name for name in ("store", "run", "gate", "scenes"))
     gate.touch()
     shutil.copytree(case.world / "scenes", scenes)
@@ -416,7 +416,7 @@ def test_killed_twice_it_goes_on_with_more_ranks(case: Case, ready: Ready, start
     assert len(done) == len(SCENES) - 1
     gate.unlink()
     for record in done:
-        # A picture that is done would end the run if it were read again.
+        # An image that is done would end the run if it were read again.
         finished = scenes / "images" / record.id
         finished.write_bytes(bytes(finished.stat().st_size))
     outcomes = starter.ovseg(2, *given)
@@ -441,7 +441,7 @@ def killed(processes: list[Any], condition: Callable[[], Any]) -> None:
 # Bad input.
 
 
-def test_an_unreadable_picture_stops_the_run_or_is_skipped(
+def test_an_unreadable_image_stops_the_run_or_is_skipped(
     case: Case, ovseg: Callable[..., Outcome], tmp_path: Path
 ) -> None:
     arguments = ["evaluate", *case.arguments(case.store, "damaged"), f"--run_dir={tmp_path / 'run'}"]
@@ -458,7 +458,7 @@ def test_an_unreadable_picture_stops_the_run_or_is_skipped(
             assert record.result == expected.result
 
 
-def test_pictures_of_any_size_and_kind_are_segmented(ready: Ready) -> None:
+def test_images_of_any_size_and_kind_are_segmented(ready: Ready) -> None:
     labels: dict[str, torch.Tensor] = {}
     for sample in ready.odd:
         assert sample.error is None
@@ -473,7 +473,7 @@ def test_pictures_of_any_size_and_kind_are_segmented(ready: Ready) -> None:
 
 @pytest.mark.parametrize("background", [False, True])
 def test_one_class_is_enough(background: bool, build: Callable[..., Ready]) -> None:
-    """Also in a picture that shows something else."""
+    """Also in an image that shows something else."""
     ready = build(Vocabulary.from_class_names("cat", background))
     for sample in ready.scenes[:2]:
         labels = ready.labels([sample])[sample.id]

@@ -61,15 +61,15 @@ def run(arguments: list[str]) -> None:
 
 
 def _table(found: list[Difference], level: float) -> Table:
-    drawn = Table(title="second run minus first, in points")
+    table = Table(title="second run minus first, in points")
     for position, title in enumerate(("", "first", "second", "Δ", f"{100 * level:g} % interval")):
-        drawn.add_column(title, justify="left" if position == 0 else "right")
+        table.add_column(title, justify="left" if position == 0 else "right")
     for each in found:
         interval = "-" if each.low is None else f"[{each.low:+.1f}, {each.high:+.1f}]"
         sure = each.low is not None and each.high is not None and not each.low <= 0 <= each.high
         cells = (each.name, _number(each.first), _number(each.second), _number(each.change, "+.1f"), interval)
-        drawn.add_row(*cells, style="bold" if sure else None, end_section=each is found[0])
-    return drawn
+        table.add_row(*cells, style="bold" if sure else None, end_section=each is found[0])
+    return table
 
 
 def _number(value: float | None, form: str = ".1f") -> str:

@@ -163,14 +163,14 @@ def _list(name: str | None, given: Path | None) -> int:
 
 def listed(rows: Sequence[Row], where: str, width: int) -> Table:
     """The benchmarks, in as many columns as a terminal of this width has room for."""
-    drawn = Table(title=Text(f"data sets, searched in {where}"), title_justify="left")
-    drawn.add_column("name", no_wrap=True)
+    table = Table(title=Text(f"data sets, searched in {where}"), title_justify="left")
+    table.add_column("name", no_wrap=True)
     if width >= NARROW:
-        drawn.add_column("classes", justify="right", no_wrap=True)
-        drawn.add_column("images", justify="right", no_wrap=True)
+        table.add_column("classes", justify="right", no_wrap=True)
+        table.add_column("images", justify="right", no_wrap=True)
     if width >= WIDE:
-        drawn.add_column("needs", overflow="fold")
-    drawn.add_column("found" if width >= WIDE or width < NARROW else "needs, and where it is", overflow="fold")
+        table.add_column("needs", overflow="fold")
+    table.add_column("found" if width >= WIDE or width < NARROW else "needs, and where it is", overflow="fold")
     for name, classes, images, needs, found in rows:
         cells = {
             width >= WIDE: (name, classes, images, needs, found),
@@ -178,8 +178,8 @@ def listed(rows: Sequence[Row], where: str, width: int) -> Table:
             width < NARROW: (name, found),
         }[True]
         # Paths and messages are not markup.
-        drawn.add_row(*map(Text, cells))
-    return drawn
+        table.add_row(*map(Text, cells))
+    return table
 
 
 def describe(benchmark: type[Benchmark], root: Path | None) -> None:
@@ -236,21 +236,21 @@ def summary(benchmark: type[Benchmark], found: Inspection) -> Table:
     labelled = sum(value < classes for value in found.pixels)
     total = found.pixels.total()
     ignored = f"{100 * found.pixels[IGNORE_LABEL] / total:.1f} %" if total else "-"
-    drawn = Table(title=benchmark.name, title_justify="left", show_header=False)
-    drawn.add_column(no_wrap=True)
-    drawn.add_column(overflow="fold")
+    table = Table(title=benchmark.name, title_justify="left", show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     published = (
         "number not published"
         if benchmark.num_images_published is None
         else f"{benchmark.num_images_published} published"
     )
     split = benchmark.other_splits.get(found.num_images)
-    drawn.add_row("images", f"{found.num_images} ({published}{'' if split is None else f'; this is {split}'})")
-    drawn.add_row("classes that occur", f"{labelled} of {classes}")
-    drawn.add_row("ignored pixels", ignored)
-    drawn.add_row("fingerprint", found.fingerprint or "-")
-    drawn.add_row("pixel fingerprint", found.pixel_fingerprint or "-")
-    return drawn
+    table.add_row("images", f"{found.num_images} ({published}{'' if split is None else f'; this is {split}'})")
+    table.add_row("classes that occur", f"{labelled} of {classes}")
+    table.add_row("ignored pixels", ignored)
+    table.add_row("fingerprint", found.fingerprint or "-")
+    table.add_row("pixel fingerprint", found.pixel_fingerprint or "-")
+    return table
 
 
 def make(benchmark: type[Benchmark], root: Path, workers: int) -> int:

@@ -29,17 +29,17 @@ def run(arguments: list[str]) -> None:
     Parser(prog="ovseg info", description=SUMMARY).parse_args(arguments)
     out = console()
     for title, group in (("methods", METHODS), ("data sets", DATA)):
-        drawn = Table("name", "import path", "summary", title=title, title_justify="left")
+        table = Table("name", "import path", "summary", title=title, title_justify="left")
         for name, point in find_plugins(group).items():
             try:
                 summary = (point.load().__doc__ or "").strip().splitlines()[0]
             except Exception as error:  # an error in another package must not hide the rest
                 summary = f"cannot be imported: {type(error).__name__}: {error}"
-            drawn.add_row(name, point.value.replace(":", "."), summary)
-        out.print(drawn)
-    drawn = Table("package", "version", title="installed", title_justify="left")
+            table.add_row(name, point.value.replace(":", "."), summary)
+        out.print(table)
+    table = Table("package", "version", title="installed", title_justify="left")
     for name, version in versions().items():
-        drawn.add_row(name, version)
-    drawn.add_row("commit", commit() or "(not a git checkout)")
-    out.print(drawn)
+        table.add_row(name, version)
+    table.add_row("commit", commit() or "(not a git checkout)")
+    out.print(table)
     out.print("devices: " + "; ".join(devices()))

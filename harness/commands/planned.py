@@ -23,9 +23,9 @@ from harness.system.errors import OvsegError
 NARROW = 120
 
 
-def listed(rows: Sequence[str], most: int = 4) -> str:
+def listed(rows: Sequence[str], limit: int = 4) -> str:
     """Names of rows in a sentence, the first few of many."""
-    return ", ".join(rows) if len(rows) <= most else f"{', '.join(rows[:most])} and {len(rows) - most} more"
+    return ", ".join(rows) if len(rows) <= limit else f"{', '.join(rows[:limit])} and {len(rows) - limit} more"
 
 
 def class_of(path: str) -> type:
@@ -147,12 +147,12 @@ def _table(lines: Sequence[Sequence[str]], width: int) -> Table:
             (f"{row}\n{where}", value, *(each.replace(" (", "\n(") for each in rest))
             for row, where, value, *rest in lines
         ]
-    drawn = Table(title="what would run", title_justify="left", show_lines=narrow)
+    table = Table(title="what would run", title_justify="left", show_lines=narrow)
     for title in titles:
-        drawn.add_column(title, justify="right" if title in ("published", "hours") else "left", overflow="fold")
+        table.add_column(title, justify="right" if title in ("published", "hours") else "left", overflow="fold")
     for line in lines:
-        drawn.add_row(*map(Text, line))
-    return drawn
+        table.add_row(*map(Text, line))
+    return table
 
 
 def _planned(cell: Cell, data: DataSummary, needed: Sequence[Requirement], hours: float | None) -> tuple[str, ...]:

@@ -58,12 +58,12 @@ def fields(protocol: Protocol) -> dict[str, Any]:
 
 def shown(protocol: Protocol) -> Table:
     """All fields, with the fingerprint."""
-    drawn = _table(protocol)
+    table = _table(protocol)
     for field, value in fields(protocol).items():
-        drawn.add_row(field, readable(value))
-    drawn.add_section()
-    drawn.add_row("fingerprint", protocol.fingerprint)
-    return drawn
+        table.add_row(field, readable(value))
+    table.add_section()
+    table.add_row("fingerprint", protocol.fingerprint)
+    return table
 
 
 def difference(first: Protocol, second: Protocol) -> Table | str:
@@ -72,20 +72,20 @@ def difference(first: Protocol, second: Protocol) -> Table | str:
     differing = [field for field in one if one[field] != other[field]]
     if not differing:
         return f"{first.name} and {second.name} do not differ: fingerprint {first.fingerprint}"
-    drawn = _table(first, second)
+    table = _table(first, second)
     for field in differing:
-        drawn.add_row(field, readable(one[field]), readable(other[field]))
-    drawn.add_section()
-    drawn.add_row("fingerprint", first.fingerprint, second.fingerprint)
-    return drawn
+        table.add_row(field, readable(one[field]), readable(other[field]))
+    table.add_section()
+    table.add_row("fingerprint", first.fingerprint, second.fingerprint)
+    return table
 
 
 def _table(*protocols: Protocol) -> Table:
-    drawn = Table()
-    drawn.add_column("field", no_wrap=True)
+    table = Table()
+    table.add_column("field", no_wrap=True)
     for protocol in protocols:
-        drawn.add_column(Text(protocol.name), overflow="fold")
-    return drawn
+        table.add_column(Text(protocol.name), overflow="fold")
+    return table
 
 
 def readable(value: Any) -> Text:

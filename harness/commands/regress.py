@@ -71,15 +71,15 @@ def _show(found: list[Move]) -> None:
         print("nothing moved")
         return
     failed = sum(move.failed for move in found)
-    drawn = Table(title=f"{len(found)} scores moved, {failed} fell by more than allowed")
+    table = Table(title=f"{len(found)} scores moved, {failed} fell by more than allowed")
     for position, title in enumerate(("run", "score", "before", "now", "Δ")):
-        drawn.add_column(title, justify="left" if position < 2 else "right")
+        table.add_column(title, justify="left" if position < 2 else "right")
     order = sorted(found, key=lambda move: (not move.failed, move.level != "miou", -abs(_change(move))))
     for move in order[:SHOWN]:
         title = "mIoU" if move.level == "miou" else f"{move.level} {move.name}"
         cells = (move.run, title, _number(move.before), _number(move.now), f"{_change(move):+.2f}")
-        drawn.add_row(*cells, style="bold red" if move.failed else None)
-    console().print(drawn)
+        table.add_row(*cells, style="bold red" if move.failed else None)
+    console().print(table)
     if len(found) > SHOWN:
         print(f"and {len(found) - SHOWN} more")
 

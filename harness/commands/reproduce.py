@@ -228,17 +228,17 @@ def _result(cell: Cell, parsed: Namespace, done: Evaluated, began: bool, earlier
 def _table(paper: str, results: Sequence[CellResult], width: int) -> Table:
     """Every column where there is room, else those that say how well a cell agrees; the files have all of them."""
     narrow = width < NARROW
-    drawn = Table(title=Text(f"{paper}: measured beside published"), title_justify="left", show_lines=narrow)
+    table = Table(title=Text(f"{paper}: measured beside published"), title_justify="left", show_lines=narrow)
     for position, title in enumerate(COMPARISON):
         if not narrow or position in (0, *AGREEMENT):
             words = position < 3
-            drawn.add_column(title, justify="left" if words else "right", no_wrap=not words, overflow="fold")
+            table.add_column(title, justify="left" if words else "right", no_wrap=not words, overflow="fold")
     for each in results:
         if each.why is None:
             line = comparison(each)
             shown = [f"{line[0]}\n{line[1]}", *(line[position] for position in AGREEMENT)] if narrow else line
-            drawn.add_row(*map(Text, shown))
-    return drawn
+            table.add_row(*map(Text, shown))
+    return table
 
 
 def _print_missing(missing: Sequence[tuple[str, str]]) -> None:

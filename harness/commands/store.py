@@ -94,17 +94,17 @@ def entries(store: ArtifactStore, kind: str | None = None) -> list[Entry]:
 
 def listed(store: ArtifactStore, found: list[Entry]) -> Table:
     """The entries and their sum."""
-    drawn = Table("kind", "title", title=f"{store.root}", title_justify="left", title_style="", show_footer=True)
+    table = Table("kind", "title", title=f"{store.root}", title_justify="left", title_style="", show_footer=True)
     for heading in ("size", "age", "unused"):
-        drawn.add_column(heading, justify="right", no_wrap=True)
-    drawn.add_column("key", no_wrap=True)
-    drawn.columns[0].footer = f"{len(found)} entries"
-    drawn.columns[2].footer = decimal(sum(entry.bytes for entry in found))
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("key", no_wrap=True)
+    table.columns[0].footer = f"{len(found)} entries"
+    table.columns[2].footer = decimal(sum(entry.bytes for entry in found))
     for entry in found:
         # Titles are the user's text, so no markup.
         ages = readable(entry.age), readable(entry.unused)
-        drawn.add_row(entry.kind, Text(entry.title), decimal(entry.bytes), *ages, entry.key[:12])
-    return drawn
+        table.add_row(entry.kind, Text(entry.title), decimal(entry.bytes), *ages, entry.key[:12])
+    return table
 
 
 def verify(store: ArtifactStore, found: list[Entry]) -> int:

@@ -89,10 +89,10 @@ def runner_of(study: Study, rest: Sequence[str], folder: Path) -> Runner:
 
 def _table(study: Study, results: list[CellResult]) -> Table:
     # Titles, names and values are the user's text, so no markup.
-    drawn = Table()
+    table = Table()
     for position, title in enumerate(header(study)):
         words = position == 0 and not study.parameters
-        drawn.add_column(Text(title), justify="left" if words else "right", overflow="fold")
+        table.add_column(Text(title), justify="left" if words else "right", overflow="fold")
     for line in body(study, results):
-        drawn.add_row(*map(Text, line))
-    return drawn
+        table.add_row(*map(Text, line))
+    return table

@@ -236,10 +236,10 @@ class Evaluation(Callback):
     def _check_metric(self, trainer: Trainer) -> None:
         """The metric, reduced over ranks by sum, and this session's records must agree to the count."""
         counted = Areas.of(self.metric.compute()["confusion"])
-        mine = Areas.zero(len(self.vocabulary))
+        session = Areas.zero(len(self.vocabulary))
         for record in self._mine:
-            mine = mine + record.areas(len(self.vocabulary))
-        rows = distributed.gather([mine.intersection, mine.prediction, mine.label])
+            session = session + record.areas(len(self.vocabulary))
+        rows = distributed.gather([session.intersection, session.prediction, session.label])
         records = Areas.zero(len(self.vocabulary))
         for row in rows:
             records = records + Areas(*(tuple(values) for values in row))
@@ -307,7 +307,7 @@ def evaluate(
         The finished evaluation with its ``results``, ``metric`` and ``directory``, the same on every rank.
 
     Raises:
-        OvsegError: Something that the user can mend; one sentence.
+        OvsegError: Something that the user can fix; one sentence.
     """
     method.make_ready(data.vocabulary_for(protocol.class_names), protocol)
     evaluation = Evaluation(method, data, protocol, run_dir, config, kept_images)
@@ -324,7 +324,7 @@ def predict(
     """Prepare methods, then send the planned images through the module's ``predict_step``, on all ranks.
 
     Raises:
-        OvsegError: Something that the user can mend; one sentence.
+        OvsegError: Something that the user can fix; one sentence.
     """
     trainer.callbacks.append(Preparation(methods))  # type: ignore[attr-defined]
     try:

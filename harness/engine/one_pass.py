@@ -178,7 +178,7 @@ def evaluate_in_one_pass(points: Sequence[PassEntry], data: SegmentationData, tr
         The finished evaluations in the order of the points, the same on every rank.
 
     Raises:
-        OvsegError: Something that the user can mend; one sentence.
+        OvsegError: Something that the user can fix; one sentence.
     """
     fingerprint = data.fingerprint
     evaluations = [_ready(point, data, fingerprint) for point in points]

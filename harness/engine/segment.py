@@ -126,9 +126,9 @@ class SegmentWriter(Callback):
         """Without a vocabulary: find names in this rank's images and merge the names of all ranks."""
         if not self.data.names_wanted:
             return
-        mine = shard(range(len(self.data.ids)), trainer.global_rank, trainer.world_size)
+        indices = shard(range(len(self.data.ids)), trainer.global_rank, trainer.world_size)
         found = distributed.gather(
-            distributed.run_and_sync_errors(lambda: [(n, self._find_names(pl_module, n)) for n in mine])
+            distributed.run_and_sync_errors(lambda: [(n, self._find_names(pl_module, n)) for n in indices])
         )
         named = sorted(pair for rank in found for pair in rank)
         self.data.adopt_names([name for _, names in named for name in names])

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     import wandb
 
 NOTE = "wandb.json"
-IMAGE_FOLDER = "wandb_pictures"
+IMAGE_FOLDER = "wandb_images"
 CLIENT_FOLDER = "wandb"  # the folder that W&B's client writes
 SCORES = ("miou", "pixel_accuracy", "mean_accuracy", "per_image_miou", "num_images", "skipped", "seconds")
 PARTS = ("image", "prediction", "ground_truth")

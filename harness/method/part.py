@@ -241,7 +241,7 @@ def identity_of(value: Any) -> Any:
 class SharedParts:
     """Constructs parts, equal ones once; an instantiator of jsonargparse.
 
-    Equal means: of the same class, with equal arguments; arguments that are parts themselves are one object.
+    Equal means: of the same class, with equal arguments; arguments that are parts themselves are shared.
     """
 
     def __init__(self) -> None:

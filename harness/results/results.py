@@ -69,19 +69,19 @@ def _percent(value: float | None) -> str:
 
 def results_table(results: dict[str, Any]) -> Table:
     """IoU and accuracy per class and the overall scores, in percent with one decimal."""
-    drawn = Table(title=f"{results['method']} on {results['data']} ({results['protocol']['name']})")
-    drawn.add_column("class")
-    drawn.add_column("IoU", justify="right")
-    drawn.add_column("accuracy", justify="right")
+    table = Table(title=f"{results['method']} on {results['data']} ({results['protocol']['name']})")
+    table.add_column("class")
+    table.add_column("IoU", justify="right")
+    table.add_column("accuracy", justify="right")
     for row in results["per_class"]:
-        drawn.add_row(row["name"], _percent(row["iou"]), _percent(row["accuracy"]))
-    drawn.add_section()
-    drawn.add_row("mIoU", _percent(results["miou"]), "", style="bold")
-    drawn.add_row("mean accuracy", "", _percent(results["mean_accuracy"]))
-    drawn.add_row("pixel accuracy", "", _percent(results["pixel_accuracy"]))
-    drawn.add_row("per-image mean IoU", _percent(results["per_image_miou"]), "")
-    drawn.add_section()
+        table.add_row(row["name"], _percent(row["iou"]), _percent(row["accuracy"]))
+    table.add_section()
+    table.add_row("mIoU", _percent(results["miou"]), "", style="bold")
+    table.add_row("mean accuracy", "", _percent(results["mean_accuracy"]))
+    table.add_row("pixel accuracy", "", _percent(results["pixel_accuracy"]))
+    table.add_row("per-image mean IoU", _percent(results["per_image_miou"]), "")
+    table.add_section()
     skipped = f" ({results['skipped']} skipped)" if results["skipped"] else ""
-    drawn.add_row("images", str(results["num_images"]) + skipped, "")
-    drawn.add_row("seconds", f"{results['seconds']:.1f}", "")
-    return drawn
+    table.add_row("images", str(results["num_images"]) + skipped, "")
+    table.add_row("seconds", f"{results['seconds']:.1f}", "")
+    return table

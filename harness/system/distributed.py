@@ -128,7 +128,7 @@ def exit_with_parent(interval: float = 0.5) -> None:
     """Exit when the process that launched this one dies, so that a killed run leaves no rank behind.
 
     A rank whose launcher was killed with SIGKILL would otherwise keep running and writing records until it blocks in
-    a collective that nobody joins.
+    a collective that no other rank joins.
 
     Args:
         interval: Seconds between two checks.

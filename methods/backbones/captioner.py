@@ -44,7 +44,7 @@ class HubCaptioner(Captioner):
         num_beams: Of the beam search.
         min_length: Least number of tokens, with the prompt's and the first one, as LAVIS counts. A language model with
             an encoder of its own (BLIP-2 with T5) reads the prompt there: it then does not count.
-        max_length: Largest number of tokens, likewise.
+        max_length: Largest number of tokens, counted as in ``min_length``.
         precision: Of weights and activations.
 
     Raises:

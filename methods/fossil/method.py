@@ -250,7 +250,7 @@ class FOSSIL(SegmentationMethod):
 
     # Which references decided, as the introduction promises.
 
-    def explain(self, sample: Sample, labels: Tensor, most: int = 3) -> list[Evidence]:
+    def explain(self, sample: Sample, labels: Tensor, num_evidence: int = 3) -> list[Evidence]:
         """For each class found, the references nearest to the prototypes that decided most of it."""
         features = F.normalize(self.extractor.features(sample.image[None])[0].float(), dim=0)
         first = int(self.vocabulary.background)
@@ -261,7 +261,7 @@ class FOSSIL(SegmentationMethod):
             own = self._prototypes[label - first, : int(self._count[label - first])]
             votes = Counter(dict(winners(features, own, labels == label)))
             found = self._retrieval.read(self._concepts()[label - first], self.store)
-            for prototype, won in votes.most_common(most):
+            for prototype, won in votes.most_common(num_evidence):
                 row = self._nearest(found, label - first, prototype)
                 evidence.append(self._evidence(label, found, row, won / votes.total()))
         return evidence

@@ -52,7 +52,7 @@ class FreeSegDiff(SegmentationMethod):
     2. Noise: t = 0 is "without noise" (Sec. 4.1; ``regions.extractor.noise`` false); the release adds the noise of step
        0 all the same (``noise`` true).
     3. Captions: BLIP-2 is cited (Sec. 3.1.1; ``captioner`` configs/models/blip2_opt.yaml); the release runs BLIP
-       (configs/models/blip_base.yaml), which the paper's text and figures speak of, too.
+       (configs/models/blip_base.yaml), which the paper's text and figures name, too.
     4. Candidates: CLIP's text encoder, and keywords beyond the average distance to all classes are ignored
        (Sec. 3.1.1); the release has Stable Diffusion's text encoder, correlation distance, and the average over the
        keywords' nearest classes (``candidates``). Its keywords are the caption's words as they stand there, an

@@ -315,7 +315,7 @@ class OVDiff(SegmentationMethod):
 
     # Section 4.4: explaining segmentations.
 
-    def explain(self, sample: Sample, labels: Tensor, most: int = 3) -> list[Evidence]:
+    def explain(self, sample: Sample, labels: Tensor, num_evidence: int = 3) -> list[Evidence]:
         """For each class found, the support regions whose prototypes decided most of it, over all extractors."""
         present = self.image_context(sample, self.encode_image(sample))
         evidence = []
@@ -329,7 +329,7 @@ class OVDiff(SegmentationMethod):
                 if every:
                     won_by = winners(features, torch.cat(vectors), labels == label)
                     votes.update({(name, *every[i]): won for i, won in won_by})
-            for (name, number, index), won in votes.most_common(most):
+            for (name, number, index), won in votes.most_common(num_evidence):
                 share = won / votes.total()
                 evidence.append(self._evidence(label, name, number, index, share))
         return evidence

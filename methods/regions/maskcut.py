@@ -270,7 +270,7 @@ def resize_masks(masks: Tensor, image: Tensor) -> Tensor:
     return resized[resized.flatten(1).any(dim=1)]
 
 
-def to_picture(masks: Tensor, image: Tensor, mode: str) -> Tensor:
+def resize_masks_antialiased(masks: Tensor, image: Tensor, mode: str) -> Tensor:
     """[M, h, w] bool -> [M', H, W] bool at the size of [3, H, W], those not empty; antialiased, cut at one half."""
     if not len(masks):
         return image.new_zeros(0, *image.shape[1:], dtype=torch.bool)

@@ -16,7 +16,7 @@ from harness.system.errors import ConfigurationError
 from methods.backbones.dense import Dense, Kind
 from methods.refinement.crf import DenseCRF, refine_proposal
 from methods.regions.base import Regions
-from methods.regions.maskcut import cosines, cut_masks, enlarge, refine_in_square, squash, to_picture
+from methods.regions.maskcut import cosines, cut_masks, enlarge, refine_in_square, resize_masks_antialiased, squash
 from methods.regions.ncut import PatchGraph
 
 
@@ -85,7 +85,7 @@ class OpenCut(Regions):
         if self.crf is not None and self.crf_on == "regions":
             regions = self._refine_regions(regions, square, self.crf)
         # Bilinear weights add to 1, so that no two exclusive masks pass one half at a pixel.
-        return to_picture(regions, image, mode="bilinear")
+        return resize_masks_antialiased(regions, image, mode="bilinear")
 
     def _refine_regions(self, regions: Tensor, square: Tensor, crf: DenseCRF) -> Tensor:
         pixels = enlarge(regions, square)

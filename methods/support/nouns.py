@@ -32,7 +32,7 @@ class Noun(NamedTuple):
 
 
 class NounReader(Part):
-    """Finds nouns; the first caption loads the reader, if nobody has before."""
+    """Finds nouns; the first caption loads the reader, if it is not loaded yet."""
 
     @abstractmethod
     def nouns(self, caption: str) -> list[Noun]:

@@ -25,14 +25,14 @@ def test_a_tiny_method_has_a_rate_that_a_dry_run_reads(tmp_path: Path) -> None:
 
 
 def test_precompute_has_a_rate_per_stage(monkeypatch: pytest.MonkeyPatch) -> None:
-    """OVDiff with Miniature's models: one picture a class, as if 32 had been painted in all their steps."""
-    # One step takes 1, two take 2; what precompute paints itself takes more than all the rest of it.
+    """OVDiff with Miniature's models: one image a class, as if 32 had been generated in all their steps."""
+    # One step takes 1, two take 2; what precompute generates itself takes more than all the rest of it.
     clock = chain((1.0, 2.0), repeat(1e6))
     monkeypatch.setattr(rates, "seconds", lambda act: (act(), next(clock))[1])
     rate = rates.measure(rates.CASES["ovdiff"], True, 1, True)
     assert [stage["name"] for stage in rate["stages"]][:2] == ["support sets", "masks"]
     first = rate["stages"][0]
-    # 25 steps take 25 a picture; the classes' own painting is not counted again.
+    # 25 steps take 25 an image; the classes' own generation is not counted again.
     assert first["seconds"] == 32 * 25
     assert (first["items"], first["per"]) == (2, "class")
     assert all(stage["seconds"] > 0 for stage in rate["stages"][1:])
@@ -50,7 +50,7 @@ def test_further_steps_cost_what_the_second_did(
         return 2.0 + 3.0 * generator.steps
 
     monkeypatch.setattr(rates, "seconds", clock)
-    assert rates.painting(generator, extrapolate) == expected
+    assert rates.generation_seconds(generator, extrapolate) == expected
     assert generator.steps == 30
 
 

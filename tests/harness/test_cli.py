@@ -117,7 +117,7 @@ def test_precisions_run_on_the_cpu(precision: str, evaluate: Callable[..., Outco
     assert found["miou"] > 50
 
 
-def test_pictures_are_kept_when_asked_for(evaluate: Callable[..., Outcome]) -> None:
+def test_images_are_kept_when_asked_for(evaluate: Callable[..., Outcome]) -> None:
     run_dir = evaluate("--save_label_maps", "true", "--save_overlays", 2, "--save_explanations", 1).run_dir
     assert sorted(path.name for path in (run_dir / "label_maps").iterdir()) == [f"00000{i}.png" for i in range(5)]
     assert sorted(path.name for path in (run_dir / "overlays").iterdir()) == ["000000.png", "000001.png"]
@@ -142,7 +142,7 @@ def test_corrupt_images_are_skipped_and_counted_when_told_to(evaluate: Callable[
     assert skipped == {0: None, 1: "squares/1.png is damaged", 2: None, 3: "squares/3.png is damaged", 4: None}
 
 
-def test_a_damaged_picture_stops_by_default_and_keeps_what_is_done(
+def test_a_damaged_image_stops_by_default_and_keeps_what_is_done(
     evaluate: Callable[..., Outcome], tmp_path: Path
 ) -> None:
     outcome = evaluate("--data.damaged", "[3]")
@@ -186,7 +186,7 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "no devices": (["--trainer.devices", "0"], ["devices"]),
     "accelerator": (["--trainer.accelerator", "abacus"], ["accelerator", "abacus"]),
     "strategy": (["--trainer.strategy", "luck"], ["strategy", "luck"]),
-    "folder": (["--data", "datamodules.Folder", "--data.root", "missing/pictures"], ["missing/pictures"]),
+    "folder": (["--data", "datamodules.Folder", "--data.root", "missing/images"], ["missing/images"]),
     "run_dir": (["--run_dir", f"{SQUARES}/run"], ["--run_dir", "squares.yaml/run"]),
     "checkpoint": (["--method.background_threshold", "1"], ["method.background_threshold"]),
 }

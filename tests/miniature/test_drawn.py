@@ -9,7 +9,7 @@ from miniature.drawn import DrawnImages
 from miniature.world import CLASSES, draw_scene
 
 
-def test_pictures_show_the_class_and_maps_are_its_mask() -> None:
+def test_images_show_the_class_and_maps_are_its_mask() -> None:
     drawn = DrawnImages(64)
     made = drawn.generate(["A good picture of a cat"] * 3, [5, 6, 7], ["cat"], Attribution(resolution=64))
     assert made.images.shape == (3, 3, 64, 64)
@@ -25,7 +25,7 @@ def test_pictures_show_the_class_and_maps_are_its_mask() -> None:
         assert torch.equal(mask.bool(), torch.from_numpy(scene.labels == CLASSES.index("cat")))
 
 
-def test_a_picture_depends_on_its_seed_alone() -> None:
+def test_an_image_depends_on_its_seed_alone() -> None:
     drawn = DrawnImages(48)
     together = drawn.generate(["a boat", "a fish"], [1, 2], []).images
     assert torch.equal(together[1], drawn.generate(["a fish"], [2]).images[0])

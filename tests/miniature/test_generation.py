@@ -49,7 +49,7 @@ def test_weights_are_small_and_half_precision() -> None:
     assert {file.suffix for file in files} <= {".safetensors", ".json", ".txt"}
 
 
-def test_picture_depends_on_its_seed_alone(pipeline: StableDiffusionPipeline) -> None:
+def test_image_depends_on_its_seed_alone(pipeline: StableDiffusionPipeline) -> None:
     both, _ = generate_images(pipeline, "boat", (5, 6), steps=STEPS)
     again, _ = generate_images(pipeline, "boat", (5,), steps=STEPS)
     assert np.abs(both[0].astype(int) - again[0]).max() <= 2  # the batch's size changes rounding

@@ -46,9 +46,9 @@ class NearestColour(SegmentationMethod):
         return [ScoreMap(-distance * self.scale.weight.float())]
 
     def explain(self, sample, labels):
-        picture = sample.original.permute(1, 2, 0).cpu().numpy()
+        image = sample.original.permute(1, 2, 0).cpu().numpy()
         return [
-            Evidence(label, f"<{self.vocabulary.names[label]}>", picture, (labels == label).cpu().numpy())
+            Evidence(label, f"<{self.vocabulary.names[label]}>", image, (labels == label).cpu().numpy())
             for label in labels.unique().tolist()
         ]
 

@@ -155,7 +155,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "a corrupt label map": (
         lambda root: (root / MAP).write_bytes((root / MAP).read_bytes()[:60]), "unreadable: .*000042.png is damaged"
     ),
-    "a corrupt picture": (
+    "a corrupt image": (
         lambda root: (root / JPEG).write_bytes((root / JPEG).read_bytes()[:300]), "unreadable: .*000061.jpg is damaged"
     ),
     "a label map in colour": (lambda root: write_image(root / MAP, 1), "unreadable: .*000042.png is a RGB image"),
@@ -167,7 +167,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda root: write_image(root / JPEG, 1, 50, 70), "size: .*000061.png has 80x60 pixels, its image 70x50"
     ),
     "a missing label map": (lambda root: (root / MAP).unlink(), "missing: .*000042.png is missing: it is in VOCtrain"),
-    "a missing picture": (lambda root: (root / JPEG).unlink(), "missing: .*000061.jpg is missing: it is in VOCtrain"),
+    "a missing image": (lambda root: (root / JPEG).unlink(), "missing: .*000061.jpg is missing: it is in VOCtrain"),
     "another number": (
         lambda root: (root / FOLDER / "ImageSets/Segmentation/val.txt").write_text("2008_000042\n"),
         "count: found 1 images, 3 are published",
@@ -179,7 +179,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda root: (root / FOLDER / "SegmentationClass").rename(root / "x"),
         "missing: the folder .*SegmentationClass is missing: it is in VOCtrainval_11-May-2012.tar, http",
     ),
-    "no pictures": (
+    "no images": (
         lambda root: (root / FOLDER / "JPEGImages").rename(root / "x"), "missing: .*JPEGImages is missing: it is in VOC"
     ),
 }  # fmt: skip

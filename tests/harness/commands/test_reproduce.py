@@ -462,7 +462,7 @@ def test_tables_cut_nothing(
         assert len(table) == (1 if columns is None else 2)
 
 
-def test_a_part_of_the_pictures_is_no_verdict(configs: Path, ovseg: Callable[..., Outcome], tmp_path: Path) -> None:
+def test_a_part_of_the_images_is_no_verdict(configs: Path, ovseg: Callable[..., Outcome], tmp_path: Path) -> None:
     line = ["reproduce", "squares/t/a_patch4", "--configs", configs, "--run_dir", tmp_path, "--data.limit", 2]
     assert ovseg(*line).code == 0
     (found,) = json.loads((tmp_path / "table.json").read_text())["found"]
@@ -475,7 +475,7 @@ def test_two_ranks_find_the_same(configs: Path, ranks: Ranks, ovseg: Callable[..
     assert ovseg(*line, tmp_path / "one").code == 0
     both = ranks.ovseg(2, *line, str(tmp_path / "two"))
     assert [each.code for each in both] == [0, 0], both[0].err + both[1].err
-    # One rank alone speaks, also of a row that failed before the ranks met.
+    # Rank 0 alone prints, also about a row that failed before the ranks met.
     assert both[0].out.count("did not run: t/d_voc/squares") == 1
     assert both[1].out == ""
     runs = {file.parent.name for file in (tmp_path / "one").glob("*/results.json")}
@@ -559,7 +559,7 @@ def test_a_dry_run_names_what_is_missing_and_runs_nothing(
     assert not (tmp_path / "out").exists()
     assert f"missing data: voc21: the folder {tmp_path}/VOCdevkit/VOC2012/JPEGImages is missing" in said.out
     assert "3 of 4 rows can run here: t/a_patch4/squares, t/b_patch16/squares, t/c_same/squares" in said.out
-    # Five squares a row at an hour each; VOC's 1449 pictures are known without having them.
+    # Five squares a row at an hour each; VOC's 1449 images are known without having them.
     assert "CPU-hours on slow, 1 thread" in said.out
     assert "GPU" not in said.out
     assert f"about {3 * 5 + 1449}.00 for the images of 4 rows" in said.out

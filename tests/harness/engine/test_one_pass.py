@@ -1,4 +1,4 @@
-"""One pass: points of a study count what their own runs would, and each picture goes through the models once."""
+"""One pass: points of a study count what their own runs would, and each image goes through the models once."""
 
 import json
 import shutil
@@ -25,12 +25,12 @@ from tests.running import SQUARES, TESTS, Ranks, images, integers, until
 pytestmark = pytest.mark.usefixtures("one_thread")
 SCRIPT = TESTS / "harness" / "ranks" / "joint.py"
 SMALL = ["--data=miniature.datamodule.Miniature", "--data.limit=2", "--trainer.accelerator=cpu"]
-PAINT = ["--method.generator.steps=2", "--method.generator.batch_size=8"]
+GENERATOR = ["--method.generator.steps=2", "--method.generator.batch_size=8"]
 # Experiments, what makes them quick, and points that differ after feature extraction.
 STUDIES: dict[str, tuple[list[str], list[list[str]]]] = {
     "fossil": (
         [
-            *PAINT,
+            *GENERATOR,
             "--data.classes=all",
             "--method.collection.captions.limit=8",
             "--method.collection.shard=4",
@@ -55,7 +55,7 @@ STUDIES: dict[str, tuple[list[str], list[list[str]]]] = {
     ),
     "ovdiff": (
         [
-            *PAINT,
+            *GENERATOR,
             "--method.extractors={dino: configs/models/miniature_dino_features.yaml}",
             "--method.num_generated=2",
             "--method.support_size=1",
@@ -228,7 +228,7 @@ def test_two_ranks(own_runs: Callable[[str], Path], store: Path, ranks: Ranks, t
 def test_points_that_are_resumed_unevenly(
     own_runs: Callable[[str], Path], store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One point is finished, one has a picture, the others none: every point gets exactly what it lacks."""
+    """One point is finished, one has an image, the others none: every point gets exactly what it lacks."""
     own = own_runs("clip_diy")
     shutil.copytree(own / "0", tmp_path / "0")
     (tmp_path / "1" / "records").mkdir(parents=True)
@@ -289,7 +289,7 @@ def test_killed_and_begun_again_on_another_number_of_ranks(own_squares: Path, ra
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_pictures_that_cannot_be_read(processes: int, external: Path, ranks: Ranks, tmp_path: Path) -> None:
+def test_images_that_cannot_be_read(processes: int, external: Path, ranks: Ranks, tmp_path: Path) -> None:
     two = ["--trainer.devices=2", "--trainer.strategy=ddp"] if processes == 2 else []
     damaged = ["--data.damaged=[1,4]", "--data.batch_size=3", *two]
     outcomes = ranks.run(SCRIPT, processes, json.dumps(squares(tmp_path / "skip", *damaged, "--data.on_error=skip")))
@@ -334,7 +334,7 @@ def test_a_point_of_another_evaluation_is_named(own_squares: Path, tmp_path: Pat
 # Which points go joint_evaluation.
 
 
-def test_points_that_read_other_pictures_or_labels_follow_in_passes_of_their_own(external: Path) -> None:
+def test_points_that_read_other_images_or_labels_follow_in_passes_of_their_own(external: Path) -> None:
     kinds = [
         [],
         ["--data.count=7"],

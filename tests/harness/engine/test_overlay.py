@@ -1,4 +1,4 @@
-"""Pictures of results: label values survive, colours are those of the legend."""
+"""Images of results: label values survive, colours are those of the legend."""
 
 from pathlib import Path
 
@@ -24,10 +24,10 @@ def test_an_indexed_png_holds_the_label_values_and_shows_the_colours(tmp_path: P
 
 def test_the_background_stays_as_it_is_and_classes_are_tinted() -> None:
     image = np.full((2, 2, 3), 100, dtype=np.uint8)
-    painted = colourise(image, np.array([[0, 1], [2, 0]], dtype=np.uint8), VOCABULARY)
-    assert (painted[0, 0] == 100).all()
-    assert (painted[1, 1] == 100).all()
-    assert painted[0, 1, 0] > 110 > 100 > painted[0, 1, 1]
+    blended = colourise(image, np.array([[0, 1], [2, 0]], dtype=np.uint8), VOCABULARY)
+    assert (blended[0, 0] == 100).all()
+    assert (blended[1, 1] == 100).all()
+    assert blended[0, 1, 0] > 110 > 100 > blended[0, 1, 1]
     plain = Vocabulary(("a", "b", "c"))
     assert (colourise(image, np.zeros((2, 2), np.uint8), plain) != 100).any()
 

@@ -1,4 +1,4 @@
-"""Nothing lost: killed at any time, the same command goes on where it was, on any number of ranks."""
+"""Nothing lost: killed at any time, the same command resumes the run, on any number of ranks."""
 
 import contextlib
 import json
@@ -31,7 +31,7 @@ def finished(run_dir: Path) -> list[Record]:
 
 
 def unreadable(done: list[Record]) -> list[str]:
-    """Arguments under which a picture that is done would stop the run if it were read again."""
+    """Arguments under which an image that is done would stop the run if it were read again."""
     return ["--data.damaged", str([record.index for record in done])]
 
 
@@ -105,7 +105,7 @@ def test_killed_again_and_again_on_other_numbers_of_ranks(
             members = family(process)
             assert len(members) == (2 if arguments else 1)
             members[victim].send_signal(signal.SIGKILL)
-            # The one that was not killed must not go on alone.
+            # The one that was not killed must not continue alone.
             until(lambda: gone(members), limit=30)  # noqa: B023
         check_each_once(run_dir, before)
         assert len(finished(run_dir)) < COUNT, f"start {start} was not killed in the middle"

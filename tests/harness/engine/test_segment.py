@@ -1,4 +1,4 @@
-"""A person's own pictures and words: what is written and printed."""
+"""A person's own images and words: what is written and printed."""
 
 import re
 from collections.abc import Callable
@@ -15,8 +15,8 @@ from tests.running import SQUARES, Outcome, Ranks
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Pictures in the colours of the classes: background black, then the VOC colours."""
-    root = tmp_path / "pictures"
+    """Images in the colours of the classes: background black, then the VOC colours."""
+    root = tmp_path / "images"
     root.mkdir()
     half = np.zeros((48, 64, 3), dtype=np.uint8)
     half[:, 32:] = Vocabulary(("background", "corgi"), background=True).palette[1]
@@ -61,7 +61,7 @@ def test_what_decided_is_shown_when_asked_for(ovseg: Callable[..., Outcome], fol
     assert outcome.code == 0, outcome.err
     with Image.open(out / "half_explanation.png") as file:
         shown = np.array(file.convert("RGB")).reshape(-1, 3)
-    # A row for the background and one for the corgi, so more than the picture and its segmentation.
+    # A row for the background and one for the corgi, so more than the image and its segmentation.
     with Image.open(out / "half_overlay.png") as file:
         assert len(shown) > file.size[0] * file.size[1]
     assert (shown == Vocabulary(("background", "corgi"), background=True).palette[1]).all(axis=1).any()
@@ -112,7 +112,7 @@ def test_output_names_are_plain_and_unique(tmp_path: Path) -> None:
     assert found[:2] == ["a_b", "a_b-2"]
 
 
-def test_what_is_no_picture_is_named(tmp_path: Path) -> None:
+def test_what_is_no_image_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no images in the folder"):
         ImageFiles([str(tmp_path)], Vocabulary(("x",)))
     with pytest.raises(DataError, match=r"the image .*b\.png is missing"):

@@ -58,7 +58,7 @@ def test_the_confusion_matrix_is_the_same_count_for_count(ranks: Ranks, tmp_path
     assert labelled == [area[3] for area in integers(tmp_path / "1")[1]]
 
 
-def test_a_damaged_picture_on_one_rank_stops_all_in_one_sentence(ranks: Ranks, tmp_path: Path) -> None:
+def test_a_damaged_image_on_one_rank_stops_all_in_one_sentence(ranks: Ranks, tmp_path: Path) -> None:
     given = ["evaluate", "--config", str(SQUARES), "--data.count", "6", "--run_dir", str(tmp_path / "run")]
     outcomes = ranks.ovseg(2, *given, "--data.damaged", "[3]")
     assert [outcome.code for outcome in outcomes] == [2, 2], outcomes

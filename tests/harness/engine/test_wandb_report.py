@@ -251,7 +251,7 @@ def test_images_of_other_nodes_arrive(ranks: Ranks, tmp_path: Path) -> None:
         folder.mkdir(parents=True)
         for name in names:
             (folder / name).write_bytes(f"{node} {name}".encode())
-    both = ranks.run(TESTS / "harness" / "ranks" / "pictures.py", 2, str(tmp_path))
+    both = ranks.run(TESTS / "harness" / "ranks" / "result_images.py", 2, str(tmp_path))
     assert [each.code for each in both] == [0, 0], both[0].err + both[1].err
     found = {path.name: path.read_text() for path in (tmp_path / "node0").rglob("*.png")}
     assert found == {

@@ -9,7 +9,7 @@ from harness.commands.joint_evaluation import evaluate_group, groups
 from harness.system import distributed
 
 if __name__ == "__main__":
-    # As the command line does: a rank whose launcher is gone must not go on.
+    # As the command line does: a rank whose launcher is gone must not continue.
     built = parser()
     parsed = [built.parse_args(arguments) for arguments in json.loads(sys.argv[1])]
     try:

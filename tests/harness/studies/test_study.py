@@ -113,9 +113,9 @@ def test_a_sweep_draws_its_curve(ovseg: Callable[..., Outcome], tmp_path: Path) 
     rows = list(csv.reader((folder / "table.csv").open()))
     assert rows[0] == ["patch", "mIoU"]
     assert [row[0] for row in rows[1:]] == ["2", "4", "16"]
-    picture = cv2.imread(str(folder / "curves.png"))
-    assert picture.shape[0] > 300
-    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 10
+    image = cv2.imread(str(folder / "curves.png"))
+    assert image.shape[0] > 300
+    assert len(np.unique(image.reshape(-1, 3), axis=0)) > 10
 
 
 def test_a_study_is_the_same_on_two_ranks(

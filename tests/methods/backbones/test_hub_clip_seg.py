@@ -11,7 +11,7 @@ from PIL import Image
 from harness import ConfigurationError
 from methods.backbones.hub_clip_seg import HubCLIPSeg
 from methods.backbones.pixels import IMAGENET_MEAN, IMAGENET_STD, normalise
-from tests.methods.baselines import loaded, pictures
+from tests.methods.baselines import loaded, random_images
 
 
 @torch.inference_mode()
@@ -20,7 +20,7 @@ def test_masks_are_transformers_own(clip_seg: Path) -> None:
     texts = ["a photo of a cat.", "tree", "a boat"]
     tokens = backbone._tokenizer(texts, padding=True, return_tensors="pt")
     ids = {key: tokens[key] for key in ("input_ids", "attention_mask")}
-    images = pictures(2, 32, 32)
+    images = random_images(2, 32, 32)
     found = backbone.masks(backbone.activations(images), backbone.embed_text(texts))
     for number, image in enumerate(images):
         pixels = normalise(image[None], IMAGENET_MEAN, IMAGENET_STD).expand(3, -1, -1, -1)
@@ -45,7 +45,7 @@ def test_a_size_that_is_no_whole_number_of_patches_is_named(clip_seg: Path) -> N
 def test_images_are_squashed_by_pillows_bilinear_filter(clip_seg: Path) -> None:
     """As the published processor (``resample`` 2, 352 x 352): Pillow, then 1/255, then ImageNet's normalisation."""
     backbone = loaded(HubCLIPSeg(str(clip_seg), size=32))
-    image = pictures(1, 50, 75)
+    image = random_images(1, 50, 75)
     squashed = Image.fromarray(image[0].permute(1, 2, 0).numpy()).resize((32, 32), Image.BILINEAR)
     levels = torch.from_numpy(np.array(squashed)).permute(2, 0, 1) / 255
     expected = (levels - torch.tensor(IMAGENET_MEAN)[:, None, None]) / torch.tensor(IMAGENET_STD)[:, None, None]

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from methods.backbones.hub_group_vit import HubGroupViT
 from methods.backbones.pixels import IMAGENET_MEAN, IMAGENET_STD, normalise
-from tests.methods.baselines import loaded, pictures
+from tests.methods.baselines import loaded, random_images
 
 
 @torch.inference_mode()
@@ -18,7 +18,7 @@ def test_groups_make_up_transformers_segmentation(group_vit: Path) -> None:
     texts = ["a photo of a cat.", "tree"]
     tokens = backbone._tokenizer(texts, padding=True, return_tensors="pt")
     ids = {key: tokens[key] for key in ("input_ids", "attention_mask")}
-    images = pictures()
+    images = random_images()
     pixels = normalise(images, IMAGENET_MEAN, IMAGENET_STD)
     theirs = backbone.model(pixel_values=pixels, output_segmentation=True, **ids)
     groups = backbone.group(images)
@@ -45,12 +45,12 @@ def test_images_are_normalised_as_in_training_not_as_the_folder_says(group_vit: 
         inputs = []
         embeddings = backbone.model.vision_model.embeddings
         hook = embeddings.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
-        backbone.group(pictures())
+        backbone.group(random_images())
         hook.remove()
         return inputs[0]
 
     plain, theirs = loaded(HubGroupViT(str(folder))), loaded(HubGroupViT(str(folder), mean=None, std=None))
-    levels = pictures() / 255
+    levels = random_images() / 255
     for backbone, mean, std in (
         (plain, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
         (theirs, clip["image_mean"], clip["image_std"]),

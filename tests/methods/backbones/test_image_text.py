@@ -35,14 +35,14 @@ def test_images_are_seen_as_open_clips_own_processor_makes_them(
     told["preprocess_cfg"]["interpolation"] = interpolation
     (folder / "open_clip_config.json").write_text(json.dumps(told))
     model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}", precision="fp32")
-    picture = np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    expected = preprocess(Image.fromarray(picture))[None]
+    image = np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    expected = preprocess(Image.fromarray(image))[None]
     clip = OpenCLIP(f"local-dir:{folder}")
     clip.load()
     seen = []
     encode = clip.model.encode_image
     clip.model.encode_image = lambda pixels: seen.append(pixels) or encode(pixels)
-    found = clip.encode_images(torch.from_numpy(picture).permute(2, 0, 1)[None])
+    found = clip.encode_images(torch.from_numpy(image).permute(2, 0, 1)[None])
     assert torch.equal(seen[0], expected)
     torch.testing.assert_close(found, model.eval().encode_image(expected, normalize=True))
 

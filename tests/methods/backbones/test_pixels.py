@@ -17,7 +17,7 @@ SIZES = [
 ]  # fmt: skip
 
 
-def pictures(height: int, width: int, count: int = 2, channels: int = 3) -> torch.Tensor:
+def random_images(height: int, width: int, count: int = 2, channels: int = 3) -> torch.Tensor:
     """Noise, and half of it black or white, where filters with negative weights leave [0, 255]."""
     random = np.random.default_rng(height * 1000 + width)
     noise = random.integers(0, 256, (count, channels, height, width), dtype=np.uint8)
@@ -39,7 +39,7 @@ def pillow(images: torch.Tensor, size: tuple[int, int], mode: Filter) -> torch.T
 def test_images_are_resized_as_pillow_does_to_the_last_level(
     mode: Filter, seen: tuple[int, int], size: tuple[int, int]
 ) -> None:
-    images = pictures(*seen)
+    images = random_images(*seen)
     expected = pillow(images, size, mode)
     found = resize(images, size, mode)
     assert found.dtype == torch.float32
@@ -49,7 +49,7 @@ def test_images_are_resized_as_pillow_does_to_the_last_level(
 
 
 def test_channels_and_images_are_independent_of_how_many_there_are() -> None:
-    images = pictures(40, 56, 3, 4)
+    images = random_images(40, 56, 3, 4)
     expected = torch.cat(
         [pillow(images[:, :3], (23, 64), "bicubic"), pillow(images[:, 1:], (23, 64), "bicubic")[:, 2:]], 1
     )

@@ -27,7 +27,7 @@ PROTOCOL = Protocol("test", resize="none", window=None)
 WORDS = Vocabulary(("background", "cat", "sky"), background=True, stuff=frozenset({"sky"}))
 
 
-class Painter(TextToImage):
+class ColourGenerator(TextToImage):
     """Generates the class's colour on the left of its background's, and says so; counts what it is asked for."""
 
     COLOURS: ClassVar = {
@@ -56,7 +56,7 @@ class Painter(TextToImage):
 
 def made(store: Path, words: Vocabulary = WORDS, **settings: object) -> OVDiff:
     settings = {"support_size": 2, "num_parts": 2, "extra_windows": (), **settings}
-    method = OVDiff(Painter(), {"colour": Colours()}, **settings)
+    method = OVDiff(ColourGenerator(), {"colour": Colours()}, **settings)
     method.bind(words, PROTOCOL)
     method.load()
     with torch.inference_mode():
@@ -236,7 +236,7 @@ def test_support_images_can_be_seen_by_another_extractor(tmp_path: Path) -> None
 @pytest.mark.parametrize("size", ["map", "image"])
 @torch.inference_mode()
 def test_without_a_segmenter_maps_are_thresholded_at_their_own_size_or_the_images(tmp_path: Path, size: str) -> None:
-    class Coarse(Painter):
+    class Coarse(ColourGenerator):
         """Maps of 4x4 of images of 8x8, of three levels and a little more."""
 
         def generate(self, prompts, seeds, words=(), attribution=None):  # type: ignore[no-untyped-def]
@@ -421,7 +421,7 @@ def test_multi_label_prompts_are_bare_names_in_the_paper_and_have_articles_in_th
 )
 def test_bad_settings_are_named(settings: dict[str, object], word: str) -> None:
     with pytest.raises(ConfigurationError, match=word):
-        OVDiff(**{"generator": Painter(), "extractors": {"colour": Colours()}, **settings})
+        OVDiff(**{"generator": ColourGenerator(), "extractors": {"colour": Colours()}, **settings})
 
 
 @torch.inference_mode()

@@ -1,6 +1,6 @@
-"""Draws ``fossil_panels.png``: pictures, OpenCut's regions, FOSSIL with and without them, ground truth.
+"""Draws ``fossil_panels.png``: images, OpenCut's regions, FOSSIL with and without them, ground truth.
 
-Usage: ``python docs/pictures/fossil_panels.py [--scenes 0 1 2 3 4] [--out docs/pictures/fossil_panels.png]``, with the
+Usage: ``python docs/images/fossil_panels.py [--scenes 0 1 2 3 4] [--out docs/images/fossil_panels.png]``, with the
 collection of ``configs/experiments/fossil_miniature.yaml`` in the store.
 """
 
@@ -42,7 +42,7 @@ def main() -> None:
     """Draw them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--scenes", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--out", type=Path, default=Path("docs/pictures/fossil_panels.png"))
+    parser.add_argument("--out", type=Path, default=Path("docs/images/fossil_panels.png"))
     arguments = parser.parse_args()
     matplotlib.use("Agg")
     (with_regions, made), (without, _) = ready(OPENCUT), ready([])

@@ -1,4 +1,4 @@
-"""One rank of a run on two nodes without a shared file system: gathers what it has of the pictures; see the test."""
+"""One rank of a run on two nodes without a shared file system: gathers the images that it has; see the test."""
 
 import sys
 from pathlib import Path
