@@ -378,8 +378,6 @@ def test_released_texts_are_the_templates_for_short_names_and_the_names_own_othe
 ) -> None:
     kinds = ("released", "name")
     released, named = (class_texts(sd_pipeline, ["cat", "boat"], "A photo of {}", kind) for kind in kinds)
-        class_texts(sd_pipeline, ["cat", "boat"], "A photo of {}", kind) for kind in ("released", "name")
-    )
     # "a" and "photo", which the encoder reads before the name.
     assert torch.allclose(released[0], released[1], atol=1e-5)
     assert not torch.allclose(named[0], named[1], atol=1e-2)
