@@ -18,13 +18,13 @@ def patches(size: int | None = None) -> CLIPPatches:
     return CLIPPatches(OpenCLIP(CLIP), size)
 
 
-def pictures(count: int = 2, height: int = 64, width: int = 64, seed: int = 0) -> torch.Tensor:
+def random_images(count: int = 2, height: int = 64, width: int = 64, seed: int = 0) -> torch.Tensor:
     random = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, (count, 3, height, width), generator=random, dtype=torch.uint8)
 
 
 def sample(height: int = 64, width: int = 64, seed: int = 0) -> Sample:
-    image = pictures(1, height, width, seed)[0]
+    image = random_images(1, height, width, seed)[0]
     return Sample(0, "x", image, image, None, (height, width))
 
 

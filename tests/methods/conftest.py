@@ -12,7 +12,7 @@ from tests.methods.tiny_models import save_clip_seg, save_group_vit
 
 
 @pytest.fixture(scope="session")
-def painter() -> StableDiffusionPipeline:
+def sd_pipeline() -> StableDiffusionPipeline:
     torch.set_num_threads(1)
     return load_pipeline(str(WEIGHTS / "diffusion"), None, None, "float32")
 

@@ -16,7 +16,7 @@ from methods.backbones import OpenCLIP
 from methods.backbones.clip_patches import CLIPPatches
 from methods.backbones.hub_clip_seg import HubCLIPSeg
 from methods.backbones.hub_group_vit import HubGroupViT
-from tests.methods.baselines import CLIP, CLOSED, WORDS, patches, pictures, ready, sample
+from tests.methods.baselines import CLIP, CLOSED, WORDS, patches, random_images, ready, sample
 from tests.methods.doubles import window_scores
 from tests.running import REPOSITORY
 
@@ -50,7 +50,7 @@ def test_images_of_any_size_and_vocabularies_of_any_length(make: Callable[[], Se
 @torch.inference_mode()
 def test_a_window_does_not_depend_on_its_batch(make: Callable[[], SegmentationMethod]) -> None:
     method = ready(make())
-    windows = pictures(3)
+    windows = random_images(3)
     together = window_scores(method, windows)[0].scores
     for number in range(3):
         alone = window_scores(method, windows[number : number + 1])[0].scores

@@ -3,14 +3,14 @@
 import torch
 
 from methods import CLIPDense
-from tests.methods.baselines import PROTOCOL, WORDS, patches, pictures, ready
+from tests.methods.baselines import PROTOCOL, WORDS, patches, random_images, ready
 from tests.methods.doubles import window_scores
 
 
 @torch.inference_mode()
 def test_scores_are_cosines_with_the_templates_mean() -> None:
     method = ready(CLIPDense(patches(), background_threshold=0.3))
-    windows = pictures()
+    windows = random_images()
     text = method.clip.clip.encode_classes(WORDS.foreground, PROTOCOL.templates)
     found = window_scores(method, windows)[0]
     expected = (method.clip.tokens(windows).embeddings[:, None] * text[None, :, :, None, None]).sum(dim=2)

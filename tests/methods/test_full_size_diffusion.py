@@ -97,7 +97,7 @@ def test_stable_diffusion_paints_attributes_and_gives_features() -> None:
     masks = threshold_masks(made.maps[0], otsu_thresholds(made.maps[0]))
     assert masks.foreground.any()
     assert masks.background.any()
-    start = report("one picture of 512x512, 2 steps with guidance and attribution", start)
+    start = report("one image of 512x512, 2 steps with guidance and attribution", start)
 
     features = DiffusionFeatures()
     features.adopt(generator.pipeline)

@@ -20,7 +20,7 @@ from methods.support.nouns import RuleNouns
 pytestmark = pytest.mark.slow
 
 
-class Painter(DiffusersTextToImage):
+class TinyGenerator(DiffusersTextToImage):
     """Miniature's, which is there already."""
 
     def build(self) -> None:
@@ -29,7 +29,7 @@ class Painter(DiffusersTextToImage):
 
 @torch.inference_mode()
 def test_dinov2_vitl14_and_dino_vitb8_segment_one_image(
-    tmp_path: Path, painter: StableDiffusionPipeline, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, sd_pipeline: StableDiffusionPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The published configurations.
     large = Dinov2Config(
@@ -41,8 +41,8 @@ def test_dinov2_vitl14_and_dino_vitb8_segment_one_image(
     )
     base.save_pretrained(tmp_path / "dino")
     (tmp_path / "captions.txt").write_text("a cat and a boat on the grass\n")
-    generator = Painter(steps=2, guidance=1.0)
-    generator.adopt(painter)
+    generator = TinyGenerator(steps=2, guidance=1.0)
+    generator.adopt(sd_pipeline)
     method = FOSSIL(
         generator,
         DenseFeatures(HubViT(str(tmp_path / "dinov2"), random_weights=True), size=518),

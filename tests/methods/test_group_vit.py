@@ -7,14 +7,14 @@ import torch.nn.functional as F
 
 from methods import GroupViT
 from methods.backbones.hub_group_vit import HubGroupViT
-from tests.methods.baselines import CLOSED, pictures, ready, sample
+from tests.methods.baselines import CLOSED, random_images, ready, sample
 from tests.methods.doubles import window_scores
 
 
 @torch.inference_mode()
 def test_group_vit_follows_the_release_window_by_window(group_vit: Path) -> None:
     method = ready(GroupViT(HubGroupViT(str(group_vit)), background_threshold=0.3, top_classes=2, score_stride=1))
-    windows = pictures(3)
+    windows = random_images(3)
     found = window_scores(method, windows)[0]
     assert found.scores.shape == (3, 4, 64, 64)
     for number, window in enumerate(windows):
@@ -36,10 +36,10 @@ def test_group_vit_follows_the_release_window_by_window(group_vit: Path) -> None
 @torch.inference_mode()
 def test_a_windows_surest_group_is_no_background(group_vit: Path) -> None:
     method = ready(GroupViT(HubGroupViT(str(group_vit)), background_threshold=1.0))
-    scores = method._group_scores(method.model.group(pictures(5)))
+    scores = method._group_scores(method.model.group(random_images(5)))
     surest = scores[:, 1:].amax(dim=1).argmax(dim=1)
     assert torch.equal(scores[:, 0], 1 - F.one_hot(surest, 2).float())
     none = ready(GroupViT(HubGroupViT(str(group_vit)), background_threshold=0.0))
     assert (none.predict_image(sample()) > 0).all()
     closed = ready(GroupViT(HubGroupViT(str(group_vit))), CLOSED)
-    assert window_scores(closed, pictures())[0].scores.shape == (2, 3, 16, 16)
+    assert window_scores(closed, random_images())[0].scores.shape == (2, 3, 16, 16)

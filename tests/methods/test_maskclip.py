@@ -13,7 +13,7 @@ from methods.backbones.clip_patches import CLIPPatches, Patches
 from methods.backbones.pixels import normalise
 from methods.maskclip import denoise, smooth
 from miniature.datamodule import Miniature
-from tests.methods.baselines import loaded, patches, pictures, ready, sample
+from tests.methods.baselines import loaded, patches, random_images, ready, sample
 from tests.methods.doubles import window_scores
 
 
@@ -44,7 +44,7 @@ def by_hand(clip: CLIPPatches, images: torch.Tensor, residual: bool) -> torch.Te
 @pytest.mark.parametrize("residual", [False, True])
 def test_values_are_those_of_the_last_layer_without_attention(residual: bool) -> None:
     clip = loaded(patches())
-    images = pictures(2, 32, 32)
+    images = random_images(2, 32, 32)
     found = clip.values(images, residual)
     torch.testing.assert_close(found.embeddings, by_hand(clip, images, residual), atol=1e-5, rtol=1e-4)
     assert not torch.allclose(found.embeddings, clip.tokens(images).embeddings, atol=1e-2)
@@ -101,7 +101,7 @@ def test_key_smoothing_is_a_mean_weighted_by_cosines() -> None:
 
 @torch.inference_mode()
 def test_refinements_are_off_unless_asked_for() -> None:
-    windows = pictures(1)
+    windows = random_images(1)
     method = ready(MaskCLIP(patches(), background_threshold=0.1))
     plain = window_scores(method, windows)[0].scores
     confidences = (plain / 0.01).softmax(dim=1)

@@ -28,7 +28,7 @@ from miniature.train_blip import SIDE, build_model, build_processor
 from miniature.training import MEAN, STD
 
 
-def picture(seed: int = 0, height: int = 40, width: int = 56) -> torch.Tensor:
+def noise_image(seed: int = 0, height: int = 40, width: int = 56) -> torch.Tensor:
     random = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, (3, height, width), generator=random, dtype=torch.uint8)
 
@@ -99,7 +99,7 @@ def test_a_caption_is_what_the_library_generates_behind_the_prompt(folder: Path)
     captioner = loaded(folder, prompt="a photo of ", min_length=12, max_length=20)
     model = AutoModelForImageTextToText.from_pretrained(folder)
     processor = AutoProcessor.from_pretrained(folder)
-    inputs = processor(images=picture(), text="a photo of", return_tensors="pt")
+    inputs = processor(images=noise_image(), text="a photo of", return_tensors="pt")
     prompt = processor.tokenizer("a photo of").input_ids
     # LAVIS counts the prompt's tokens, of which BLIP's decoder sees all but the last; T5 reads them in its encoder.
     known = {"blip": len(prompt) - 1, "opt": len(prompt), "t5": 0}[
@@ -107,7 +107,7 @@ def test_a_caption_is_what_the_library_generates_behind_the_prompt(folder: Path)
     ]
     ids = model.generate(**inputs, num_beams=3, min_new_tokens=12 - known, max_new_tokens=20 - known)
     text = processor.decode(ids[0], skip_special_tokens=True)
-    said = captioner.caption(picture())
+    said = captioner.caption(noise_image())
     assert said
     assert " ".join(text.split()).removeprefix("a photo of").strip() == said
 
@@ -117,21 +117,21 @@ def test_blip_counts_tokens_as_lavis_does(blip_folder: Path) -> None:
     captioner = loaded(blip_folder)
     model = BlipForConditionalGeneration.from_pretrained(blip_folder)
     processor = AutoProcessor.from_pretrained(blip_folder)
-    inputs = processor(images=picture(), text="a picture of ", return_tensors="pt")
+    inputs = processor(images=noise_image(), text="a picture of ", return_tensors="pt")
     ids = model.generate(**inputs, num_beams=3, min_length=10, max_length=30)
     text = processor.decode(ids[0], skip_special_tokens=True)
     assert text.startswith("a picture of ")
-    assert captioner.caption(picture()) == text.removeprefix("a picture of ")
+    assert captioner.caption(noise_image()) == text.removeprefix("a picture of ")
     assert len(ids[0]) <= 30
 
 
 def test_a_caption_depends_on_its_image_alone(folder: Path) -> None:
     captioner = loaded(folder)
-    alone = captioner.caption(picture(1))
+    alone = captioner.caption(noise_image(1))
     for other in (2, 3):
-        captioner.caption(picture(other))
-    assert captioner.caption(picture(1)) == alone
-    assert loaded(folder).caption(picture(1)) == alone
+        captioner.caption(noise_image(other))
+    assert captioner.caption(noise_image(1)) == alone
+    assert loaded(folder).caption(noise_image(1)) == alone
 
 
 @torch.no_grad()
@@ -141,7 +141,7 @@ def test_lengths_bound_the_caption(blip_folder: Path) -> None:
         captioner = loaded(blip_folder, **settings)
         tokens = captioner._processor.tokenizer
         captioner.model.text_decoder.cls.predictions.bias[tokens.sep_token_id] = end
-        return len(tokens(captioner.caption(picture()), add_special_tokens=False).input_ids)
+        return len(tokens(captioner.caption(noise_image()), add_special_tokens=False).input_ids)
 
     # The prompt has four tokens with the first one; the end that closes a caption counts as one of the new ones.
     assert words(100, min_length=10) == 6
@@ -213,35 +213,35 @@ class Counting(Captioner):
         return f"ein Bär – {int(image.sum())}"
 
 
-def test_a_caption_is_made_once_for_a_image_and_a_captioner(tmp_path: Path) -> None:
+def test_a_caption_is_made_once_for_an_image_and_a_captioner(tmp_path: Path) -> None:
     captioner, store = Counting(), ArtifactStore(tmp_path)
-    first = stored_caption(captioner, picture(1), store, "one")
-    assert first == f"ein Bär – {int(picture(1).sum())}"
+    first = stored_caption(captioner, noise_image(1), store, "one")
+    assert first == f"ein Bär – {int(noise_image(1).sum())}"
     # The same pixels under another name, and another process's view of the store.
-    assert stored_caption(captioner, picture(1), ArtifactStore(tmp_path), "../two") == first
+    assert stored_caption(captioner, noise_image(1), ArtifactStore(tmp_path), "../two") == first
     assert captioner.asked == 1
-    assert stored_caption(captioner, picture(2), store, "one") != first
+    assert stored_caption(captioner, noise_image(2), store, "one") != first
     heavier = Counting()
     heavier.register_buffer("weight", torch.ones(1))
-    stored_caption(heavier, picture(1), store, "one")
+    stored_caption(heavier, noise_image(1), store, "one")
     assert heavier.asked == 1
     # The same bytes as an image of another shape.
-    stored_caption(captioner, picture(1).reshape(3, 56, 40), store, "one")
+    stored_caption(captioner, noise_image(1).reshape(3, 56, 40), store, "one")
     assert captioner.asked == 3
     other = Counting(num_beams=1)
-    stored_caption(other, picture(1), store, "one")
+    stored_caption(other, noise_image(1), store, "one")
     assert other.asked == 1
 
 
 def test_a_damaged_caption_is_made_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     captioner, store = Counting(), ArtifactStore(tmp_path)
-    first = stored_caption(captioner, picture(1), store, "one")
+    first = stored_caption(captioner, noise_image(1), store, "one")
     (path,) = tmp_path.rglob("tensors.safetensors")
     path.write_bytes(path.read_bytes()[:-1] + b"?")
-    assert stored_caption(captioner, picture(1), ArtifactStore(tmp_path), "one") == first
+    assert stored_caption(captioner, noise_image(1), ArtifactStore(tmp_path), "one") == first
     assert captioner.asked == 2
     assert "caption of one" in caplog.text
-    assert stored_caption(captioner, picture(1), store, "one") == first
+    assert stored_caption(captioner, noise_image(1), store, "one") == first
     assert captioner.asked == 2
 
 
@@ -252,5 +252,5 @@ def test_an_empty_caption_is_kept_like_any_other(tmp_path: Path) -> None:
             return ""
 
     captioner, store = Silent(), ArtifactStore(tmp_path)
-    assert [stored_caption(captioner, picture(), store, "x") for _ in range(2)] == ["", ""]
+    assert [stored_caption(captioner, noise_image(), store, "x") for _ in range(2)] == ["", ""]
     assert captioner.asked == 1

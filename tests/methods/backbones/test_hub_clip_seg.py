@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from harness import ConfigurationError
 from methods.backbones.hub_clip_seg import HubCLIPSeg
 from methods.backbones.pixels import IMAGENET_MEAN, IMAGENET_STD, normalise
-from tests.methods.baselines import loaded, pictures
+from tests.methods.baselines import loaded, random_images
 
 
 @torch.inference_mode()
@@ -18,7 +18,7 @@ def test_masks_are_transformers_own(clip_seg: Path) -> None:
     texts = ["a photo of a cat.", "tree", "a boat"]
     tokens = backbone._tokenizer(texts, padding=True, return_tensors="pt")
     ids = {key: tokens[key] for key in ("input_ids", "attention_mask")}
-    images = pictures(2, 32, 32)
+    images = random_images(2, 32, 32)
     found = backbone.masks(backbone.activations(images), backbone.embed_text(texts))
     for number, image in enumerate(images):
         pixels = normalise(image[None], IMAGENET_MEAN, IMAGENET_STD).expand(3, -1, -1, -1)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from methods.backbones.hub_group_vit import HubGroupViT
 from methods.backbones.pixels import IMAGENET_MEAN, IMAGENET_STD, normalise
-from tests.methods.baselines import loaded, pictures
+from tests.methods.baselines import loaded, random_images
 
 
 @torch.inference_mode()
@@ -16,7 +16,7 @@ def test_groups_make_up_transformers_segmentation(group_vit: Path) -> None:
     texts = ["a photo of a cat.", "tree"]
     tokens = backbone._tokenizer(texts, padding=True, return_tensors="pt")
     ids = {key: tokens[key] for key in ("input_ids", "attention_mask")}
-    images = pictures()
+    images = random_images()
     pixels = normalise(images, IMAGENET_MEAN, IMAGENET_STD)
     theirs = backbone.model(pixel_values=pixels, output_segmentation=True, **ids)
     groups = backbone.group(images)

@@ -23,9 +23,9 @@ def clip() -> OpenCLIP:
 @torch.inference_mode()
 def test_images_are_encoded_as_open_clips_own_processor_does(clip: OpenCLIP) -> None:
     model, _, preprocess = open_clip.create_model_and_transforms(CLIP, precision="fp32")
-    picture = np.random.default_rng(0).integers(0, 256, (50, 50, 3), dtype=np.uint8)
-    expected = model.eval().encode_image(preprocess(Image.fromarray(picture))[None], normalize=True)
-    found = clip.encode_images(torch.from_numpy(picture).permute(2, 0, 1)[None])
+    image = np.random.default_rng(0).integers(0, 256, (50, 50, 3), dtype=np.uint8)
+    expected = model.eval().encode_image(preprocess(Image.fromarray(image))[None], normalize=True)
+    found = clip.encode_images(torch.from_numpy(image).permute(2, 0, 1)[None])
     assert F.cosine_similarity(found, expected).item() > 0.999
 
 

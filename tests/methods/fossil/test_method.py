@@ -47,7 +47,7 @@ class Bright(Regions):
 
 
 class Counted(DiffusersTextToImage):
-    """Miniature's painter at two steps; notes what it is asked for."""
+    """Miniature's Stable Diffusion at two steps; notes what it is asked for."""
 
     not_identity = DiffusersTextToImage.not_identity | {"pipeline"}
 
@@ -67,8 +67,8 @@ class Counted(DiffusersTextToImage):
 class Bench:
     """FOSSIL over one store, and how often its models and the index were asked."""
 
-    def __init__(self, folder: Path, painter: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.folder, self.painter = folder, painter
+    def __init__(self, folder: Path, sd_pipeline: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder, self.sd_pipeline = folder, sd_pipeline
         self.store = ArtifactStore(folder / "store")
         self.searches: list[int] = []
         search = FlatIndex.search
@@ -91,7 +91,7 @@ class Bench:
             **settings,
         }
         method = FOSSIL(
-            Counted(self.painter), extractor, OpenCLIP("local-dir:miniature/weights/clip"), collection, **given
+            Counted(self.sd_pipeline), extractor, OpenCLIP("local-dir:miniature/weights/clip"), collection, **given
         )
         method.bind(words, PROTOCOL)
         method.load()
@@ -108,8 +108,8 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tmp_path: Path, painter: StableDiffusionPipeline, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    return Bench(tmp_path, painter, monkeypatch)
+def bench(tmp_path: Path, sd_pipeline: StableDiffusionPipeline, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    return Bench(tmp_path, sd_pipeline, monkeypatch)
 
 
 def matching(prototypes: dict[str, list[tuple[float, ...]]], /, **settings: Any) -> FOSSIL:
@@ -129,7 +129,7 @@ def matching(prototypes: dict[str, list[tuple[float, ...]]], /, **settings: Any)
 RED, GREEN, BLUE = (255.0, 0.0, 0.0), (0.0, 255.0, 0.0), (0.0, 0.0, 255.0)
 
 
-def picture(*columns: tuple[float, float, float]) -> Sample:
+def striped(*columns: tuple[float, float, float]) -> Sample:
     pixels = torch.tensor(columns).T[:, None].expand(3, 6, -1).to(torch.uint8)
     image = pixels.repeat_interleave(4, dim=2)
     return Sample(0, "x", image, image, None, (6, 4 * len(columns)))
@@ -168,7 +168,7 @@ def test_similarity_takes_cosines_and_concepts_in_chunks(monkeypatch: pytest.Mon
 def test_the_mean_and_the_maximum_decide_differently() -> None:
     # "one" has a perfect and a bad prototype, "both" two fair ones.
     prototypes = {"one": [RED, (0.0, 255.0, 255.0)], "both": [(255.0, 90.0, 0.0), (255.0, 0.0, 90.0)]}
-    sample = picture(RED)
+    sample = striped(RED)
     assert matching(prototypes, gamma=1.0).predict_image(sample).unique().tolist() == [0]
     assert matching(prototypes, gamma=0.0).predict_image(sample).unique().tolist() == [1]
 
@@ -177,7 +177,7 @@ def test_the_mean_and_the_maximum_decide_differently() -> None:
 def test_a_region_has_one_label_and_what_no_region_covers_its_patches() -> None:
     # Bright columns 0 and 1 are one region, of mean colour nearest to red; dark blue columns are in no region.
     dark = (0.0, 0.0, 120.0)
-    sample = picture((255, 100, 0), (190, 255, 0), dark, (0, 60, 0))
+    sample = striped((255, 100, 0), (190, 255, 0), dark, (0, 60, 0))
     prototypes = {
         "red": [(255.0, 170.0, 0.0)],
         "blue": [dark],
@@ -219,7 +219,7 @@ class Coarse(Colours):
 @torch.inference_mode()
 def test_where_no_region_lies_a_pixel_takes_its_patch_or_what_is_interpolated_between_patches() -> None:
     # Halfway from red to blue the third class has the highest score.
-    sample = picture(RED, BLUE, RED)
+    sample = striped(RED, BLUE, RED)
     prototypes = {"red": [RED], "blue": [BLUE], "between": [(127.5, 0.0, 127.5)]}
 
     def row(**settings: Any) -> list[int]:
@@ -238,7 +238,7 @@ def test_where_no_region_lies_a_pixel_takes_its_patch_or_what_is_interpolated_be
 
 @torch.inference_mode()
 def test_regions_of_the_whole_image_are_cut_at_the_windows() -> None:
-    sample = picture(RED, (255, 255, 0), (255, 0, 255), BLUE)
+    sample = striped(RED, (255, 255, 0), (255, 0, 255), BLUE)
     regions = Bright()
     method = matching({"red": [RED], "blue": [BLUE]}, regions=regions, regions_on="image")
     context = method.encode_image(sample)
@@ -259,7 +259,7 @@ def test_a_background_scores_a_constant() -> None:
     words = Vocabulary(("background", "red"), background=True)
     with pytest.raises(ConfigurationError, match="background_threshold"):
         matching({"red": [RED]}, vocabulary=words)
-    sample = picture(RED, GREEN, (255, 60, 0))
+    sample = striped(RED, GREEN, (255, 60, 0))
     found = matching({"red": [RED]}, vocabulary=words, background_threshold=0.7).predict_image(sample)
     assert found[3, 1::4].tolist() == [1, 0, 1]
 
@@ -268,7 +268,7 @@ def test_a_background_scores_a_constant() -> None:
 def test_a_mask_is_pooled_on_the_features_grid_whatever_the_stride(bench: Bench) -> None:
     for stride in (1, 3, 4):
         method = matching({"red": [RED], "blue": [BLUE]}, regions=Bright(), score_stride=stride)
-        window = picture(RED, BLUE, (255, 200, 200)).image
+        window = striped(RED, BLUE, (255, 200, 200)).image
         features, masks = method.extractor.features(window[None]), Bright().masks(window)
         (scores,) = window_scores(method, window[None], [Box(0, 0, 6, 12)])
         assert scores.scores.shape == (1, 2, -(-6 // stride), -(-12 // stride))
@@ -341,9 +341,9 @@ def test_captions_without_nouns_are_an_error(bench: Bench) -> None:
 
 @torch.inference_mode()
 @pytest.mark.parametrize("regions", [None, Bright()])
-def test_a_picture_is_segmented_and_explained_by_captions(bench: Bench, regions: Any) -> None:
+def test_an_image_is_segmented_and_explained_by_captions(bench: Bench, regions: Any) -> None:
     method = bench.make(regions=regions)
-    sample = picture(RED, GREEN, BLUE, (200, 200, 200))
+    sample = striped(RED, GREEN, BLUE, (200, 200, 200))
     labels = method.predict_image(sample)
     assert labels.shape == (6, 16)
     evidence = method.explain(sample, labels)

@@ -39,7 +39,7 @@ ATTRIBUTION = Attribution("daam", resolution=16)
 
 
 class Counted(DiffusersTextToImage):
-    """Miniature's painter at two steps, one image at a time; notes what it is asked for."""
+    """Miniature's Stable Diffusion at two steps, one image at a time; notes what it is asked for."""
 
     not_identity = DiffusersTextToImage.not_identity | {"pipeline"}
 
@@ -76,15 +76,15 @@ def clip() -> OpenCLIP:
 class Bench:
     """A collection's stages over a store, and what they made."""
 
-    def __init__(self, folder: Path, painter: Any, dino: Any, clip: Any) -> None:
-        self.folder, self.painter, self.dino, self.clip = folder, painter, dino, clip
+    def __init__(self, folder: Path, sd_pipeline: Any, dino: Any, clip: Any) -> None:
+        self.folder, self.sd_pipeline, self.dino, self.clip = folder, sd_pipeline, dino, clip
         self.store = ArtifactStore(folder / "store")
 
     def stages(self, captions: Sequence[str] = CAPTIONS, dino: Any = None, **settings: Any) -> TextStage:
         (self.folder / "captions.txt").write_text("".join(f"{caption}\n" for caption in captions))
         given = {"shard": 4, "keep_images": True, **settings}
         collection = Collection(Captions(self.folder / "captions.txt"), RuleNouns(WORDS), **given)
-        self.generator = Counted(self.painter)
+        self.generator = Counted(self.sd_pipeline)
         references = ReferenceStage(ImageStage(collection, self.generator, ATTRIBUTION), dino or self.dino)
         return TextStage(references, self.clip)
 
@@ -110,14 +110,14 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tmp_path: Path, painter: StableDiffusionPipeline, dino: DenseFeatures, clip: OpenCLIP) -> Bench:
-    return Bench(tmp_path, painter, dino, clip)
+def bench(tmp_path: Path, sd_pipeline: StableDiffusionPipeline, dino: DenseFeatures, clip: OpenCLIP) -> Bench:
+    return Bench(tmp_path, sd_pipeline, dino, clip)
 
 
 def test_every_noun_of_every_caption_is_a_pair_with_its_provenance(bench: Bench) -> None:
-    texts, painted = bench.make()
+    texts, generated = bench.make()
     # "background" is no word of the list: a caption without nouns is not generated.
-    assert painted == [caption for caption in CAPTIONS if caption != "an empty background"]
+    assert generated == [caption for caption in CAPTIONS if caption != "an empty background"]
     found = [(r.caption.id, r.noun.text, r.noun.lemma) for r in bench.references(texts)]
     assert found == [
         (1, "boat", "boat"),
@@ -142,11 +142,11 @@ def test_every_noun_of_every_caption_is_a_pair_with_its_provenance(bench: Bench)
 @torch.inference_mode()
 def test_the_visual_embedding_is_the_mean_feature_under_the_heat_map(bench: Bench) -> None:
     texts, _ = bench.make()
-    pictures = bench.store.load(texts.references.image_stage.item(0).key)
+    entry = bench.store.load(texts.references.image_stage.item(0).key)
     # The trees of the second caption, the fourth noun.
-    maps = pictures["maps"][3].float()
+    maps = entry["maps"][3].float()
     mask = ((maps - maps.mean()) / maps.std()).sigmoid() > 0.45
-    features = bench.dino.features(pictures["images"][1:2])[0]
+    features = bench.dino.features(entry["images"][1:2])[0]
     weights = F.interpolate(mask[None, None].float(), features.shape[1:], mode="bilinear")[0, 0]
     expected = (features * weights).sum(dim=(1, 2)) / weights.sum()
     torch.testing.assert_close(bench.entries(texts)[0]["visual"][3].float(), expected, atol=1e-3, rtol=1e-3)
@@ -172,35 +172,35 @@ def test_the_textual_embedding_is_nine_parts_noun_and_one_part_caption(
 @torch.inference_mode()
 @pytest.mark.parametrize("convention", ["daam", "ovdiff"])
 def test_captions_of_a_batch_are_attributed_to_their_own_nouns(
-    painter: StableDiffusionPipeline, convention: Any
+    sd_pipeline: StableDiffusionPipeline, convention: Any
 ) -> None:
     attribution = Attribution(convention, resolution=16)
     words = {"a red boat on the water": ["boat", "water"], "a cat": ["cat"], "two trees and a cat": ["trees"]}
     own = CaptionAttribution(attribution, words)
-    together = Counted(painter).generate(list(words), [1, 2, 3], [""] * own.width, own)
+    together = Counted(sd_pipeline).generate(list(words), [1, 2, 3], [""] * own.width, own)
     assert together.maps is not None
     assert together.maps.shape == (3, 2, 16, 16)
     for row, (caption, nouns) in enumerate(words.items()):
-        alone = Counted(painter).generate([caption], [row + 1], nouns, attribution)
+        alone = Counted(sd_pipeline).generate([caption], [row + 1], nouns, attribution)
         assert torch.equal(together.images[row], alone.images[0])
         assert alone.maps is not None
         assert torch.equal(together.maps[row, : len(nouns)], alone.maps[0])
 
 
-def test_a_noun_beyond_what_the_model_reads_is_left_out(bench: Bench, painter: StableDiffusionPipeline) -> None:
-    long = "a cat " + "and " * painter.tokenizer.model_max_length + "a house"
+def test_a_noun_beyond_what_the_model_reads_is_left_out(bench: Bench, sd_pipeline: StableDiffusionPipeline) -> None:
+    long = "a cat " + "and " * sd_pipeline.tokenizer.model_max_length + "a house"
     texts, _ = bench.make([long, "a house"])
     assert [(r.caption.id, r.noun.text) for r in bench.references(texts)] == [(1, "cat"), (2, "house")]
 
 
 def test_shards_without_nouns_have_empty_entries(bench: Bench) -> None:
-    texts, painted = bench.make(["nothing"] * 4 + ["a cat"])
-    assert painted == ["a cat"]
+    texts, generated = bench.make(["nothing"] * 4 + ["a cat"])
+    assert generated == ["a cat"]
     assert [len(entry["visual"]) for entry in bench.entries(texts)] == [0, 1]
     assert [len(entry["text"]) for entry in bench.entries(texts)] == [0, 1]
 
 
-def test_a_image_depends_on_its_caption_alone(bench: Bench) -> None:
+def test_an_image_depends_on_its_caption_alone(bench: Bench) -> None:
     """Not on its shard, nor on the captions before it, nor on what is kept."""
     rows = []
     for number, settings in enumerate(({"shard": 4}, {"shard": 3}, {"shard": 2, "keep_images": False})):
@@ -220,8 +220,8 @@ def test_no_stage_draws_from_global_generators(bench: Bench) -> None:
 
 
 def test_what_is_generated_again(bench: Bench) -> None:
-    painted = len(bench.make()[1])
-    assert painted == 5
+    generated = len(bench.make()[1])
+    assert generated == 5
     for change in (
         {},
         {"threshold": 0.5},
@@ -235,7 +235,7 @@ def test_what_is_generated_again(bench: Bench) -> None:
         assert bench.make(**change)[1] == [], change
     # The first shard of four is full: captions that are appended change the second alone.
     assert bench.make([*CAPTIONS, "a house", "a boat", "a tree"])[1] == [*CAPTIONS[4:], "a house", "a boat", "a tree"]
-    assert len(bench.make(seed=1)[1]) == painted
+    assert len(bench.make(seed=1)[1]) == generated
 
 
 def test_what_is_embedded_again(bench: Bench) -> None:
@@ -259,17 +259,17 @@ def test_a_reference_is_seen_again(bench: Bench, keep: bool) -> None:
     assert reference.noun.text == "grass"
     image, heat = texts.references.image_stage.regenerate(reference, 1, bench.store)
     kept, _ = bench.make()
-    pictures = bench.store.load(kept.references.image_stage.item(1).key)
-    assert torch.equal(image, pictures["images"][-1])
-    assert torch.equal(heat, pictures["maps"][-1])
+    entry = bench.store.load(kept.references.image_stage.item(1).key)
+    assert torch.equal(image, entry["images"][-1])
+    assert torch.equal(heat, entry["maps"][-1])
 
 
 @torch.inference_mode()
 @pytest.mark.parametrize("centre", ["standardise", "midrange"])
-def test_masks_of_generated_nouns_are_neither_empty_nor_full(painter: StableDiffusionPipeline, centre: Any) -> None:
+def test_masks_of_generated_nouns_are_neither_empty_nor_full(sd_pipeline: StableDiffusionPipeline, centre: Any) -> None:
     words = {f"a photo of a {word} and a {other}": [word, other] for word, other in pairwise(WORDS)}
     own = CaptionAttribution(Attribution("daam"), words)
-    maps = Counted(painter, steps=4, batch_size=8).generate(list(words), range(len(words)), ["", ""], own).maps
+    maps = Counted(sd_pipeline, steps=4, batch_size=8).generate(list(words), range(len(words)), ["", ""], own).maps
     assert maps is not None
     # The letter of the paper: the sigmoid of what is never negative passes everywhere.
     assert (maps.sigmoid() > 0.45).all()

@@ -100,16 +100,16 @@ def test_without_an_encoder_it_is_the_clip_that_names() -> None:
 
 
 @torch.inference_mode()
-def test_diffusion_text_encoder_is_the_mean_over_all_positions(painter: StableDiffusionPipeline) -> None:
+def test_diffusion_text_encoder_is_the_mean_over_all_positions(sd_pipeline: StableDiffusionPipeline) -> None:
     encoder = DiffusionTextEncoder(str(WEIGHTS / "diffusion"))
     encoder.load()
     # The pipeline that somebody holds is not loaded again.
-    assert encoder.text_encoder is painter.text_encoder
+    assert encoder.text_encoder is sd_pipeline.text_encoder
     found = encoder.encode_text(["cat", "a red boat"])
     for text, vector in zip(("cat", "a red boat"), found, strict=True):
-        ids = painter.tokenizer(text, padding="max_length", max_length=32, return_tensors="pt").input_ids
+        ids = sd_pipeline.tokenizer(text, padding="max_length", max_length=32, return_tensors="pt").input_ids
         assert ids.shape == (1, 32)
-        states = painter.text_encoder(ids).last_hidden_state[0]
+        states = sd_pipeline.text_encoder(ids).last_hidden_state[0]
         torch.testing.assert_close(vector, states.mean(dim=0), atol=1e-5, rtol=1e-4)
     assert found.dtype == torch.float32
 

@@ -140,10 +140,10 @@ def test_fossils_sigmoid_is_of_standardised_maps() -> None:
 
 @pytest.mark.parametrize("convention", ["ovdiff", "daam"])
 def test_masks_of_generated_images_are_neither_empty_nor_full(
-    painter: StableDiffusionPipeline, convention: str
+    sd_pipeline: StableDiffusionPipeline, convention: str
 ) -> None:
     model = DiffusersTextToImage("tiny", steps=4, guidance=3.0)
-    model.adopt(painter)
+    model.adopt(sd_pipeline)
     attribution = Attribution(convention, resolution=None)
     raw = model.generate(["A good picture of a boat"] * 3, [0, 1, 2], ["boat"], attribution).maps
     assert raw is not None

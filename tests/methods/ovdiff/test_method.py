@@ -23,7 +23,7 @@ PROTOCOL = Protocol("test", resize="none", window=None)
 WORDS = Vocabulary(("background", "cat", "sky"), background=True, stuff=frozenset({"sky"}))
 
 
-class Painter(TextToImage):
+class ColourGenerator(TextToImage):
     """Generates the class's colour on the left of its background's, and says so; counts what it is asked for."""
 
     COLOURS: ClassVar = {
@@ -52,7 +52,7 @@ class Painter(TextToImage):
 
 def made(store: Path, words: Vocabulary = WORDS, **settings: object) -> OVDiff:
     settings = {"support_size": 2, "num_parts": 2, "extra_windows": (), **settings}
-    method = OVDiff(Painter(), {"colour": Colours()}, **settings)
+    method = OVDiff(ColourGenerator(), {"colour": Colours()}, **settings)
     method.bind(words, PROTOCOL)
     method.load()
     with torch.inference_mode():
@@ -201,7 +201,7 @@ def test_category_filter_is_the_best_multi_label_prompt() -> None:
 )
 def test_bad_settings_are_named(settings: dict[str, object], word: str) -> None:
     with pytest.raises(ConfigurationError, match=word):
-        OVDiff(**{"generator": Painter(), "extractors": {"colour": Colours()}, **settings})
+        OVDiff(**{"generator": ColourGenerator(), "extractors": {"colour": Colours()}, **settings})
 
 
 @torch.inference_mode()

@@ -81,7 +81,7 @@ def test_classes_are_refined_alone_in_chunks_with_one_affinity(scene, monkeypatc
     refine = PAMR()
     calls = []
     affinity = refine.affinity
-    monkeypatch.setattr(refine, "affinity", lambda picture: calls.append(1) or affinity(picture))
+    monkeypatch.setattr(refine, "affinity", lambda image: calls.append(1) or affinity(image))
     # A slice of the same image, a new tensor each time, as the engine gives it.
     parts = [refine(image[:, :HEIGHT], planes[i : i + 1]) for i in range(CLASSES)]
     assert torch.cat(parts).sub(whole).abs().max() < 1e-6

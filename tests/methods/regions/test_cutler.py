@@ -101,7 +101,7 @@ def cutler(checkpoint: Path) -> CutLER:
     return model
 
 
-def picture(height: int = 60, width: int = 80, seed: int = 1) -> Tensor:
+def noise_image(height: int = 60, width: int = 80, seed: int = 1) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     blocks = torch.randint(0, 256, (3, height // 10, width // 10), generator=generator, dtype=torch.uint8)
     return blocks.repeat_interleave(10, 1).repeat_interleave(10, 2).contiguous()
@@ -248,7 +248,7 @@ def moved(
 
 @torch.no_grad()
 def test_the_network_computes_what_detectron2_does(cutler: CutLER, published: dict[str, Tensor]) -> None:
-    oracle, image = Oracle(published), picture(50, 70).float()
+    oracle, image = Oracle(published), noise_image(50, 70).float()
     # Larger than the image, so that not all large boxes are clipped to the whole of it.
     size = 600, 600
     features = oracle.features(image)
@@ -283,7 +283,7 @@ def test_anchors_are_neither_rounded_nor_shifted() -> None:
 
 @torch.no_grad()
 def test_detections_score_more_than_the_threshold_and_do_not_overlap(cutler: CutLER) -> None:
-    image = picture().float()
+    image = noise_image().float()
     everything = cutler.network(image, 0.0)
     assert len(everything.scores) == 100
     assert (everything.scores.diff() <= 0).all()
@@ -297,20 +297,20 @@ def test_detections_score_more_than_the_threshold_and_do_not_overlap(cutler: Cut
 
 
 def test_masks_are_bool_of_the_images_size_and_none_is_empty(cutler: CutLER, checkpoint: Path) -> None:
-    masks = cutler.masks(picture())
+    masks = cutler.masks(noise_image())
     assert masks.dtype == torch.bool
     assert masks.shape[1:] == (60, 80)
     assert 0 < len(masks) <= 100
     assert masks.flatten(1).any(dim=1).all()
     none = CutLER(str(checkpoint), score=1.0, size=64)
     none.network = cutler.network
-    assert none.masks(picture()).shape == (0, 60, 80)
+    assert none.masks(noise_image()).shape == (0, 60, 80)
 
 
-def test_a_image_does_not_depend_on_those_before_it(cutler: CutLER) -> None:
-    first = cutler.masks(picture())
-    other = cutler.masks(picture(90, 40, seed=2))
-    assert torch.equal(cutler.masks(picture()), first)
+def test_an_image_does_not_depend_on_those_before_it(cutler: CutLER) -> None:
+    first = cutler.masks(noise_image())
+    other = cutler.masks(noise_image(90, 40, seed=2))
+    assert torch.equal(cutler.masks(noise_image()), first)
     assert other.shape[1:] == (90, 40)
 
 
@@ -353,8 +353,8 @@ def test_images_are_resized_as_in_cutlers_demo(cutler: CutLER, monkeypatch: pyte
         return Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, 28, 28))
 
     monkeypatch.setattr(cutler.network, "forward", detect)
-    cutler.masks(picture(100, 150))
-    pillow = Image.fromarray(picture(100, 150).permute(1, 2, 0).numpy()).resize((96, 64), Image.Resampling.BILINEAR)
+    cutler.masks(noise_image(100, 150))
+    pillow = Image.fromarray(noise_image(100, 150).permute(1, 2, 0).numpy()).resize((96, 64), Image.Resampling.BILINEAR)
     assert torch.equal(seen[0], torch.from_numpy(np.array(pillow)).permute(2, 0, 1).float())
 
 
@@ -422,14 +422,14 @@ def test_settings_name_all_that_determines_the_masks(cutler: CutLER) -> None:
 def test_a_full_size_image(checkpoint: Path) -> None:
     model = CutLER(str(checkpoint))
     model.load()
-    masks = model.masks(picture(510, 510))
+    masks = model.masks(noise_image(510, 510))
     assert masks.shape[1:] == (510, 510)
     assert sum(p.numel() for p in model.parameters()) > 70e6
 
 
 @torch.inference_mode()
 def test_saliency_adds_masks_weighted_by_their_scores(cutler: CutLER, checkpoint: Path) -> None:
-    image = picture()
+    image = noise_image()
     saliency = CutLERSaliency(cutler)
     found = cutler.network(resize(image, network_size(60, 80, cutler.size, cutler.max_size)).float(), cutler.score)
     total = torch.zeros(60, 80)

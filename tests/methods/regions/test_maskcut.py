@@ -208,7 +208,7 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> HubViT:
 
 
 @pytest.fixture
-def picture() -> torch.Tensor:
+def image() -> torch.Tensor:
     """[3, 70, 90]: two plain rectangles on a noisy ground."""
     noise = torch.randint(0, 20, (3, 70, 90), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     noise[0, 10:34, 12:40] += 200
@@ -218,19 +218,19 @@ def picture() -> torch.Tensor:
 
 @torch.inference_mode()
 @pytest.mark.parametrize("refined", [False, pytest.param(True, marks=pytest.mark.crf)])
-def test_masks_of_a_image(backbone: HubViT, picture: torch.Tensor, refined: bool) -> None:
+def test_masks_of_an_image(backbone: HubViT, image: torch.Tensor, refined: bool) -> None:
     regions_ = MaskCut(backbone, size=100, tau=0.9, crf=DenseCRF.cutler() if refined else None)
     regions_.load()
-    masks = regions_.masks(picture)
+    masks = regions_.masks(image)
     assert masks.dtype == torch.bool
-    assert masks.shape[1:] == picture.shape[1:]
+    assert masks.shape[1:] == image.shape[1:]
     assert 1 <= len(masks) <= 3
     assert masks.flatten(1).any(dim=1).all()
     regions_.tau = -1.0  # all patches are alike
-    assert regions_.masks(picture).shape == (0, 70, 90)
+    assert regions_.masks(image).shape == (0, 70, 90)
     regions_.tau = 0.9
     # 100 pixels are taken as 12 patches of 8, so a mask without a CRF is made of 12 x 12 cells.
-    assert regions_.masks(picture[:, :5, :5]).shape[1:] == (5, 5)
+    assert regions_.masks(image[:, :5, :5]).shape[1:] == (5, 5)
 
 
 @torch.inference_mode()
@@ -242,18 +242,18 @@ def test_masks_of_a_image(backbone: HubViT, picture: torch.Tensor, refined: bool
         pytest.param({"crf_on": "regions"}, marks=pytest.mark.crf),
     ],
 )
-def test_opencut_gives_exclusive_masks(backbone: HubViT, picture: torch.Tensor, settings: dict[str, object]) -> None:
+def test_opencut_gives_exclusive_masks(backbone: HubViT, image: torch.Tensor, settings: dict[str, object]) -> None:
     if settings:
         settings = {**settings, "crf": DenseCRF.cutler()}
     regions_ = OpenCut(backbone, taus=(0.9, 0.7, 0.98), size=96, min_area=4, **settings)
     regions_.load()
-    masks = regions_.masks(picture)
-    assert masks.shape[1:] == picture.shape[1:]
+    masks = regions_.masks(image)
+    assert masks.shape[1:] == image.shape[1:]
     assert len(masks) > 1
     assert masks.sum(dim=0).max() == 1
     assert masks.flatten(1).any(dim=1).all()
     regions_.taus = (-1.0,)  # all patches are alike
-    assert regions_.masks(picture).shape == (0, 70, 90)
+    assert regions_.masks(image).shape == (0, 70, 90)
 
 
 def block(rows: slice, columns: slice) -> torch.Tensor:

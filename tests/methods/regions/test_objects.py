@@ -15,7 +15,7 @@ class RedChannel(Saliency):
         return image[0].float() / 255
 
 
-def picture() -> Tensor:
+def red_image() -> Tensor:
     image = torch.zeros(3, 20, 30, dtype=torch.uint8)
     image[0, 2:8, 2:8] = 255  # 36 pixels
     image[0, 8:12, 8:13] = 200  # 20 pixels, which touch the first at a corner
@@ -25,16 +25,16 @@ def picture() -> Tensor:
 
 
 def test_every_connected_part_above_the_threshold_is_a_mask() -> None:
-    masks = SalientObjects(RedChannel()).masks(picture())
+    masks = SalientObjects(RedChannel()).masks(red_image())
     assert [int(mask.sum()) for mask in masks] == [36, 20]
     assert masks.dtype == torch.bool
     assert masks.shape[1:] == (20, 30)
     assert masks[0, 2:8, 2:8].all()
-    assert [int(mask.sum()) for mask in SalientObjects(RedChannel(), 0.4).masks(picture())] == [36, 64, 20]
-    assert len(SalientObjects(RedChannel(), min_area=1).masks(picture())) == 3
+    assert [int(mask.sum()) for mask in SalientObjects(RedChannel(), 0.4).masks(red_image())] == [36, 64, 20]
+    assert len(SalientObjects(RedChannel(), min_area=1).masks(red_image())) == 3
 
 
-def test_a_image_without_objects_has_no_masks() -> None:
+def test_an_image_without_objects_has_no_masks() -> None:
     assert SalientObjects(RedChannel()).masks(torch.zeros(3, 8, 9, dtype=torch.uint8)).shape == (0, 8, 9)
 
 

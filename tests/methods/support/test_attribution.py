@@ -68,15 +68,15 @@ def word_maps(tokens: torch.Tensor, positions: list[list[list[int]]]) -> torch.T
     """[B, tokens, 64, 64] -> [B, words, 64, 64]."""
     return torch.stack(
         [
-            torch.stack([picture[word].mean(dim=0) for word in places])
-            for picture, places in zip(tokens, positions, strict=True)
+            torch.stack([image[word].mean(dim=0) for word in places])
+            for image, places in zip(tokens, positions, strict=True)
         ]
     )
 
 
 @pytest.mark.parametrize("guidance", [3.0, 1.0])
-def test_ovdiff_is_the_mean_over_steps_layers_and_heads(painter: StableDiffusionPipeline, guidance: float) -> None:
-    model = generator(painter, guidance)
+def test_ovdiff_is_the_mean_over_steps_layers_and_heads(sd_pipeline: StableDiffusionPipeline, guidance: float) -> None:
+    model = generator(sd_pipeline, guidance)
     kept = kept_attention(model)
     count = sum(shares.shape[1] for _, shares in kept)
     expected = word_maps(sum(token_maps(shares).sum(dim=1) for _, shares in kept) / count, FIRST)
@@ -88,9 +88,9 @@ def test_ovdiff_is_the_mean_over_steps_layers_and_heads(painter: StableDiffusion
 
 @pytest.mark.parametrize("guidance", [3.0, 1.0])
 def test_daam_is_the_sum_over_steps_and_the_mean_over_layers_and_heads(
-    painter: StableDiffusionPipeline, guidance: float
+    sd_pipeline: StableDiffusionPipeline, guidance: float
 ) -> None:
-    model = generator(painter, guidance)
+    model = generator(sd_pipeline, guidance)
     summed = dict[str, torch.Tensor]()
     for name, shares in kept_attention(model):
         if not name.startswith("mid_block"):
@@ -101,8 +101,8 @@ def test_daam_is_the_sum_over_steps_and_the_mean_over_layers_and_heads(
     assert torch.allclose(found, word_maps(heads.mean(dim=1), EVERY), atol=1e-6)
 
 
-def test_layers_can_be_chosen(painter: StableDiffusionPipeline) -> None:
-    model = generator(painter)
+def test_layers_can_be_chosen(sd_pipeline: StableDiffusionPipeline) -> None:
+    model = generator(sd_pipeline)
     kept = [shares for name, shares in kept_attention(model) if name.startswith("mid_block")]
     expected = word_maps(token_maps(sum(kept)).mean(dim=1), EVERY)
     found = model.generate(PROMPTS, [1, 2], WORDS, Attribution("daam", layers=["mid_block.attentions.0"])).maps
@@ -113,9 +113,9 @@ def test_layers_can_be_chosen(painter: StableDiffusionPipeline) -> None:
 
 
 def test_maps_do_not_depend_on_how_images_are_grouped(
-    painter: StableDiffusionPipeline, monkeypatch: pytest.MonkeyPatch
+    sd_pipeline: StableDiffusionPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = generator(painter)
+    model = generator(sd_pipeline)
     for convention in ("ovdiff", "daam"):
         together = model.generate(PROMPTS, [1, 2], WORDS, Attribution(convention, resolution=None)).maps
         monkeypatch.setattr(attribution, "BUDGET", 1)
@@ -130,18 +130,18 @@ def test_maps_do_not_depend_on_how_images_are_grouped(
         assert torch.allclose(alone, together, atol=1e-6)
 
 
-def test_processors_are_put_back(painter: StableDiffusionPipeline) -> None:
-    before = painter.unet.attn_processors
-    failing = Attribution().collect(painter, PROMPTS, WORDS, (16, 16))
+def test_processors_are_put_back(sd_pipeline: StableDiffusionPipeline) -> None:
+    before = sd_pipeline.unet.attn_processors
+    failing = Attribution().collect(sd_pipeline, PROMPTS, WORDS, (16, 16))
     failing.__enter__()
-    assert painter.unet.attn_processors != before
+    assert sd_pipeline.unet.attn_processors != before
     assert not failing.__exit__(RuntimeError, RuntimeError(), None)
-    assert painter.unet.attn_processors == before
+    assert sd_pipeline.unet.attn_processors == before
 
 
-def test_given_images_are_attributed_in_one_pass(painter: StableDiffusionPipeline) -> None:
+def test_given_images_are_attributed_in_one_pass(sd_pipeline: StableDiffusionPipeline) -> None:
     images = torch.randint(0, 256, (2, 3, 64, 96), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    model = generator(painter)
+    model = generator(sd_pipeline)
     maps = model.attribute(images, PROMPTS, WORDS, Attribution())
     assert maps.shape == (2, 3, 43, 64)
     assert maps.min() >= 0
