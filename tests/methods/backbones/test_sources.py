@@ -126,7 +126,8 @@ def test_a_mirror_is_named_as_such_beside_its_name() -> None:
         text = file.read_text()
         for gone, mirror in zip(GONE, ("stable-diffusion-v1-5/", "sd2-community/"), strict=True):
             if f"name: {mirror}" in text:
-                assert gone in text and "mirror" in text, file
+                assert gone in text, file
+                assert "mirror" in text, file
 
 
 def test_results_hold_the_commit(cache: Path, tmp_path: Path) -> None:
