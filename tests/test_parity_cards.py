@@ -18,6 +18,16 @@ CELL = re.compile(r"`(\w+/\w+/\w+/\w+)`")
 CARDS = sorted((REPOSITORY / "docs" / "parity").glob("*.md"))
 SETTING = re.compile(r"`([\w.]+) = ([^`]+)`")
 MISSING = object()
+# How much is computed at once, and what a protocol is called.
+NO_CHOICE = (
+    "batch_size",
+    "text_batch",
+    "class_batch",
+    "patch_batch",
+    "window_batch",
+    "protocol.name",
+    "protocol.version",
+)
 
 
 class Claim(NamedTuple):
@@ -73,6 +83,42 @@ def value_at(settings: Any, key: str) -> Any:
     return settings
 
 
+def settings_of(value: Any, key: str) -> Iterator[str]:
+    """The names of all settings, at any depth; those of a part begin with the part's own."""
+    if isinstance(value, dict) and "class_path" in value:
+        yield key
+        value = value.get("init_args") or {}
+    elif not _has_parts(value):
+        yield key
+        return
+    for name, item in value.items():
+        yield from settings_of(item, f"{key}.{name}")
+
+
+def _has_parts(value: Any) -> bool:
+    """Whether it is a mapping of parts."""
+    return isinstance(value, dict) and any(isinstance(item, dict) and "class_path" in item for item in value.values())
+
+
+def unmentioned(text: str, card: str) -> list[str]:
+    """The settings of a card's cells, of method and protocol, of which the card says nothing.
+
+    An entry of a mapping stands for the mapping, and a part's own settings for its class.
+    """
+    told: dict[str, set[str]] = {}
+    for claim in claims(text, card):
+        told.setdefault(claim.file, set()).add(claim.key)
+    missing = []
+    for file, keys in told.items():
+        cell = resolved(file)
+        names = [*settings_of(cell["method"], "method"), *(f"protocol.{name}" for name in cell["protocol"])]
+        for name in names:
+            if name.endswith(NO_CHOICE) or name in keys or any(key.startswith(f"{name}.") for key in keys):
+                continue
+            missing.append(f"{file}: {name} = {value_at(cell, name)!r}")
+    return missing
+
+
 @cache
 def parser() -> Parser:
     return evaluate.parser()
@@ -97,6 +143,22 @@ def test_a_card_says_what_the_configuration_does(card: Any) -> None:
         if (found := value_at(resolved(claim.file), claim.key)) != claim.value
     ]
     assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("card", CARDS, ids=lambda card: card.stem)
+def test_a_card_mentions_every_setting_of_its_cells(card: Any) -> None:
+    missing = unmentioned(card.read_text(), card.stem)
+    assert not missing, f"{card.name} says nothing of:\n" + "\n".join(missing)
+
+
+def test_a_setting_that_is_not_mentioned_is_found() -> None:
+    text = (REPOSITORY / "docs" / "parity" / "ovdiff.md").read_text()
+    for key in ("method.extractors.clip.layer", "method.extractors.clip.backbone.clip.name", "protocol.size"):
+        assert f"`{key} = " in text
+        cut = re.sub(rf"`{re.escape(key)} = [^`]+`", "", text)
+        missing = unmentioned(cut, "ovdiff")
+        assert missing
+        assert all(f": {key} = " in line for line in missing)
 
 
 def test_every_paper_has_its_card() -> None:

@@ -10,7 +10,9 @@ import pytest
 import yaml
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
+from harness.commands.arguments import plain
 from harness.commands.evaluate import parser
+from harness.studies.readers import read_table
 from harness.studies.study import Cell
 from harness.studies.sweeps import read_sweep
 from tests.running import REPOSITORY
@@ -63,6 +65,34 @@ def test_a_command_is_one_complete_launch(file: Path) -> None:
 
 def test_the_grid_of_one_pass_has_27_points() -> None:
     assert len(read_sweep(REPOSITORY / "configs" / "sweeps" / "fossil_grid_miniature.yaml").cells()) == 27
+
+
+@pytest.mark.parametrize("name", ["references", "prototypes", "gamma"])
+def test_fossils_figure_2_varies_one_setting_from_the_best(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    best = {"num_references": 150, "num_prototypes": 10, "gamma": 0.5}
+    varied = {"references": "num_references", "prototypes": "num_prototypes", "gamma": "gamma"}[name]
+    work = read_sweep(REPOSITORY / "configs" / "sweeps" / f"fossil_figure2_{name}_ade.yaml")
+    seen = []
+    for cell in work.cells():
+        parsed = parser().parse_args([*work.arguments, *cell.arguments])
+        found = {key: parsed.method.init_args[key] for key in best}
+        assert {key: found[key] for key in best if key != varied} == {key: best[key] for key in best if key != varied}
+        assert parsed.data.class_path.endswith("ADE20K")
+        seen.append(found[varied])
+    assert best[varied] in seen
+    assert len(set(seen)) == len(seen) > 5
+
+
+def test_fossils_figure_3_is_with_and_without_opencut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    study = read_table(REPOSITORY / "configs" / "tables" / "fossil_figure3_ade.yaml")
+    whole, without = (
+        plain(parser().parse_args([*study.arguments, *cell.arguments]).method)["init_args"] for cell in study.cells()
+    )
+    assert whole["regions"]["class_path"].endswith("OpenCut")
+    assert without["regions"] is None
+    assert {**whole, "regions": None} == without
 
 
 @pytest.mark.parametrize(
