@@ -31,8 +31,8 @@ SCORED_CLASSES = (
 LABEL_TABLE = np.zeros(1 << 16, dtype=np.uint8)
 LABEL_TABLE[list(SCORED_CLASSES)] = np.arange(1, len(SCORED_CLASSES) + 1)
 # Class names in the releases of the methods, where they differ from mmsegmentation's.
-# OVDiff has no list for PASCAL Context: these are its names of PASCAL VOC's classes, and
-# the name that it puts over that of any data set.
+# OVDiff has no list for PASCAL Context: these are its names of PASCAL VOC's classes, and the name that it puts over
+# that of any data set.
 CLASS_NAME_OVERRIDES = {
     "group_vit": {"aeroplane": "airplane", "pottedplant": "plant", "tvmonitor": "monitor"},
     "ovdiff": {

@@ -1,5 +1,6 @@
 """What several subcommands ask for: a method, data, a protocol, a Trainer; and errors in one sentence."""
 
+import argparse
 import inspect
 import os
 import re
@@ -66,6 +67,18 @@ class Parser(ArgumentParser):
 
     def _known(self) -> list[str]:
         return [action.dest for action in self._actions]
+
+
+class SentenceParser(argparse.ArgumentParser):
+    """argparse's parser, which raises one sentence in the place of printing usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise the message.
+
+        Raises:
+            ConfigurationError: Always.
+        """
+        raise ConfigurationError(f"{message} (see {self.prog} --help)")
 
 
 def add_composition(parser: ArgumentParser, data_required: bool = True) -> None:

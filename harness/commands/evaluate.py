@@ -66,8 +66,7 @@ def run(arguments: list[str]) -> None:
     for seed in seeds:
         one = parsed.clone()
         one.seed, one.seeds, one.run_dir = seed, None, folder / f"seed-{seed}"
-        if "seed" not in one.method.init_args:
-            raise ConfigurationError(f"--seeds: {one.method.class_path} has no seed, so all runs would be equal")
+        require_seed(one, "--seeds")
         one.method.init_args.seed = seed
         if one.wandb.group is None and "WANDB_RUN_GROUP" not in os.environ:
             one.wandb.group = folder.name
@@ -78,6 +77,16 @@ def run(arguments: list[str]) -> None:
         miou = summary["miou"]
         print(f"mIoU over {len(seeds)} seeds: {_plus_minus(miou['mean'], miou['deviation'])}")
         print(folder, flush=True)
+
+
+def require_seed(parsed: Namespace, asked: str) -> None:
+    """Make sure that runs with several seeds of the method differ.
+
+    Raises:
+        ConfigurationError: The method has no seed; the message begins with what ``asked`` for seeds.
+    """
+    if "seed" not in (parsed.method.get("init_args") or {}):
+        raise ConfigurationError(f"{asked}: {parsed.method.class_path} has no seed, so all runs would be equal")
 
 
 def parse_seeds(text: str) -> list[int]:

@@ -12,7 +12,7 @@ from lightning.pytorch.core.hooks import DataHooks, ModelHooks
 
 from harness.artifacts.store import ArtifactStore
 from harness.commands.arguments import Parser, instantiate, make_trainer, plain, resolve_names
-from harness.commands.evaluate import evaluate_parsed, make_result_images, parser
+from harness.commands.evaluate import evaluate_parsed, make_result_images, parser, require_seed
 from harness.engine.evaluation import Evaluation
 from harness.engine.one_pass import PassEntry, evaluate_in_one_pass
 from harness.engine.progress import EvaluationProgress
@@ -109,8 +109,7 @@ class JointEvaluator:
 
     def _set_seed(self, parsed: Namespace, seed: int | None) -> None:
         """Give the method the seed of a run, where it is the mean over seeds that is asked for."""
-        if "seed" not in (parsed.method.get("init_args") or {}):
-            raise ConfigurationError(f"seeds: {parsed.method.class_path} has no seed, so all runs would be equal")
+        require_seed(parsed, "seeds")
         if any(word.partition("=")[0] == "--method.seed" for word in self._rest):
             raise ConfigurationError("--method.seed would make the runs of all seeds equal; give --seeds")
         if seed is not None:

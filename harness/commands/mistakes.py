@@ -3,8 +3,8 @@
 import inspect
 import re
 from collections.abc import Iterable
-from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 
 from harness.system.errors import did_you_mean
 from harness.system.plugins import DATA, METHODS, find_plugins
@@ -59,9 +59,8 @@ def _unknown_key(message: str, key: str, owner: list[str], known: list[str]) -> 
 
 def _parameters(class_path: str) -> list[str]:
     """The constructor arguments of a class that a message names; none if it cannot be imported."""
-    module, _, name = class_path.rpartition(".")
     try:
-        return list(inspect.signature(getattr(import_module(module), name)).parameters)
+        return list(inspect.signature(resolve_name(class_path)).parameters)
     except (ImportError, AttributeError, ValueError):
         return []
 

@@ -1,7 +1,7 @@
 """``ovseg reproduce --dry_run``: what would run, what it needs, what of that is missing here, and how long it takes."""
 
 from collections.abc import Mapping, Sequence
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import Any, NamedTuple
 
 from jsonargparse import Namespace
@@ -28,16 +28,9 @@ def listed(rows: Sequence[str], limit: int = 4) -> str:
     return ", ".join(rows) if len(rows) <= limit else f"{', '.join(rows[:limit])} and {len(rows) - limit} more"
 
 
-def class_of(path: str) -> type:
-    """The class at an import path."""
-    module, _, name = path.rpartition(".")
-    found: type = getattr(import_module(module), name)
-    return found
-
-
 def class_name(path: str) -> str:
     """A class by the module that defines it: ``methods.clip_diy.ClipDIY`` for ``methods.ClipDIY``."""
-    found = class_of(path)
+    found: type = resolve_name(path)
     return f"{found.__module__}.{found.__qualname__}"
 
 
@@ -59,7 +52,7 @@ class DataSummary(NamedTuple):
 
 def check_data(parsed: Namespace) -> DataSummary:
     """Make the data module, which reads no image, and read the first one."""
-    found = class_of(parsed.data.class_path)
+    found: type = resolve_name(parsed.data.class_path)
     class_names = parsed.protocol.class_names
     try:
         data: SegmentationData = found(**(plain(parsed.data).get("init_args") or {}))
@@ -90,7 +83,7 @@ def _construct(value: Any) -> Any:
         return value
     if "class_path" not in value:
         return {key: _construct(item) for key, item in value.items()}
-    return class_of(value["class_path"])(**_construct(value.get("init_args") or {}))
+    return resolve_name(value["class_path"])(**_construct(value.get("init_args") or {}))
 
 
 def _names(found: type[Benchmark], class_names: str) -> tuple[str, ...]:

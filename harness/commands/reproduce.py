@@ -5,13 +5,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
 
 from jsonargparse import Namespace
 from rich.table import Table
 from rich.text import Text
 
-from harness.commands.arguments import plain
+from harness.commands.arguments import SentenceParser, plain
 from harness.commands.console import console
 from harness.commands.evaluate import parse_seeds
 from harness.commands.joint_evaluation import JointEvaluator
@@ -33,16 +32,9 @@ AGREEMENT = (3, 4, 5, 6, 9)
 READING = ("root", "batch_size", "num_workers", "on_error")
 
 
-class _Arguments(argparse.ArgumentParser):
-    """Raises one sentence in the place of printing usage."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigurationError(f"{message} (see {self.prog} --help)")
-
-
 def arguments_parser() -> argparse.ArgumentParser:
     """The command's own arguments; all others are those of ``ovseg evaluate``."""
-    built = _Arguments(
+    built = SentenceParser(
         prog="ovseg reproduce",
         description=SUMMARY,
         epilog="All other flags are those of 'ovseg evaluate' and hold for all rows.",

@@ -4,12 +4,12 @@ import argparse
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from jsonargparse import Namespace
 from rich.table import Table
 from rich.text import Text
 
+from harness.commands.arguments import SentenceParser
 from harness.commands.console import console
 from harness.commands.joint_evaluation import JointEvaluator
 from harness.studies.curves import draw, drawable
@@ -17,14 +17,6 @@ from harness.studies.runner import Runner
 from harness.studies.study import Cell, CellResult, Study
 from harness.studies.tables import best, body, header
 from harness.system import distributed
-from harness.system.errors import ConfigurationError
-
-
-class _Arguments(argparse.ArgumentParser):
-    """Raises one sentence in the place of printing usage."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigurationError(f"{message} (see {self.prog} --help)")
 
 
 def run_file(
@@ -46,7 +38,7 @@ def run_file(
     Raises:
         ConfigurationError: The file or a point's settings are wrong; nothing has run then.
     """
-    built = _Arguments(
+    built = SentenceParser(
         prog=f"ovseg {command}",
         description=summary,
         epilog="All other flags are those of 'ovseg evaluate' and hold for all points.",

@@ -142,8 +142,8 @@ class SegmentationMethod(Configured, LightningModule):
 
     def identity(self) -> dict[str, Any]:
         """Everything that determines what the method predicts: its settings, and its loaded parts' identities; JSON."""
-        given = {name: value for name, value in self.effective_arguments.items() if name not in self.not_identity}
-        return {"class": type(self).__name__, **{name: identity_of(value) for name, value in given.items()}}
+        given = {name: identity_of(value) for name, value in self.identifying_arguments.items()}
+        return {"class": type(self).__name__, **given}
 
     def bind(self, vocabulary: Vocabulary, protocol: Protocol) -> None:
         """Set what to segment and how.

@@ -144,11 +144,8 @@ class Part(Configured, nn.Module):
         """
         if self._part_configuration is None or not self._part_loaded:
             self._part_configuration = self.configuration()
-        given = {name: value for name, value in self.effective_arguments.items() if name not in self.not_identity}
-        found = {
-            "class": type(self).__name__,
-            **{name: identity_of(value) for name, value in {**given, **self.resolved()}.items()},
-        }
+        given = {**self.identifying_arguments, **self.resolved()}
+        found = {"class": type(self).__name__, **{name: identity_of(value) for name, value in given.items()}}
         told = {"configuration": self._part_configuration, "weights": self.weights(), "dtype": self.dtype}
         return found | {name: value for name, value in told.items() if value is not None}
 

@@ -8,7 +8,7 @@ from hashlib import sha256
 from statistics import mean, stdev
 from typing import Any, Literal
 
-from harness.studies.suggestions import Goal, Space
+from harness.studies.suggestions import Goal, Space, is_number
 from harness.system.errors import ConfigurationError
 
 Score = Literal["miou", "per_image_miou"]
@@ -87,7 +87,7 @@ class Published:
 
     def __post_init__(self) -> None:
         numbers = (self.value, self.pixel_accuracy, self.deviation, self.tolerance)
-        if any(number is not None and not _is_number(number) for number in numbers):
+        if any(number is not None and not is_number(number) for number in numbers):
             raise ConfigurationError("published: value, pixel_accuracy, deviation and tolerance are numbers")
         if any(number is not None and not 0 <= number <= 100 for number in (self.value, self.pixel_accuracy)):
             raise ConfigurationError("published: value and pixel_accuracy are percentages")
@@ -95,10 +95,6 @@ class Published:
             raise ConfigurationError("published: tolerance must be positive and deviation not negative")
         if self.score not in ("miou", "per_image_miou"):
             raise ConfigurationError(f"published: score is miou or per_image_miou, not '{self.score}'")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)

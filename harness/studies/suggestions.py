@@ -73,7 +73,7 @@ class Parameter:
     @property
     def numeric(self) -> bool:
         """Whether all its values are numbers."""
-        return self.choices is None or all(map(_is_number, self.choices))
+        return self.choices is None or all(map(is_number, self.choices))
 
     @property
     def bounds(self) -> tuple[float, float] | None:
@@ -223,12 +223,13 @@ def _bounds(name: str, kind: str, given: dict[str, Any]) -> tuple[float, float]:
 
 
 def _number(name: str, key: str, value: Any) -> float:
-    if not _is_number(value) or not math.isfinite(value):
+    if not is_number(value) or not math.isfinite(value):
         raise ConfigurationError(f"parameter '{name}': '{key}' must be a number, not '{value}'")
     return value
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether it is a number, which true and false are not."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 

@@ -50,10 +50,14 @@ class Configured:
         now = _attributes(self, given)
         return {name: value for name, value in now.items() if name in before and _state(value) != before[name]}
 
+    @property
+    def identifying_arguments(self) -> dict[str, Any]:
+        """``effective_arguments`` that can change a value: all but ``not_identity``."""
+        return {name: value for name, value in self.effective_arguments.items() if name not in self.not_identity}
+
     def settings(self) -> dict[str, Any]:
         """The class and every argument that can change a value, as JSON; parts and their settings nested."""
-        arguments = self.effective_arguments
-        given = {name: as_json(value) for name, value in arguments.items() if name not in self.not_identity}
+        given = {name: as_json(value) for name, value in self.identifying_arguments.items()}
         return {"class": type(self).__name__, **given}
 
 

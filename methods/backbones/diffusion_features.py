@@ -16,8 +16,8 @@ from methods.backbones import diffusion_pipeline as parts
 from methods.backbones import hub
 from methods.backbones.class_attention import ClassTokens, class_logits, class_texts
 from methods.backbones.diffusion_pipeline import Precision
-from methods.backbones.features import FeatureExtractor, Interpolation, resized
-from methods.backbones.pixels import PILLOW, fitted_scale
+from methods.backbones.features import FeatureExtractor, Interpolation, resized, resizing
+from methods.backbones.pixels import fitted_scale
 
 # OVDiff's release for Stable Diffusion 1.5 (karazijal/sdov, gen_proto_sd.py): 7680 channels.
 OVDIFF_LAYERS = (
@@ -156,8 +156,7 @@ class DiffusionFeatures(FeatureExtractor):
 
     def resolved(self) -> Mapping[str, Any]:
         """The model's own size; images that are left as they come have none. And how images are resized."""
-        resize = {"resize": [PILLOW, "bicubic"]} if self.interpolation == "bicubic" else {}
-        return {"size": None if self.fit == "none" else self._side, **resize}
+        return {"size": None if self.fit == "none" else self._side, **resizing(self.interpolation)}
 
     def features(self, images: Tensor, prompts: Sequence[str] | None = None) -> Tensor:
         """See ``FeatureExtractor.features``.

@@ -32,6 +32,11 @@ def resized(images: Tensor, size: tuple[int, int], interpolation: Interpolation 
     return F.interpolate(images.float(), size, mode="bilinear", align_corners=False)
 
 
+def resizing(interpolation: Interpolation) -> dict[str, Any]:
+    """How ``resized`` does it, for the identity of a part: Pillow's way by name, the other by its setting alone."""
+    return {"resize": [PILLOW, "bicubic"]} if interpolation == "bicubic" else {}
+
+
 class FeatureExtractor(Part):
     """Dense features of images."""
 
@@ -89,8 +94,8 @@ class DenseFeatures(FeatureExtractor):
         self.interpolation: Interpolation = interpolation
 
     def resolved(self) -> Mapping[str, Any]:
-        """Pillow's version, if it resizes images."""
-        return {"resize": [PILLOW, "bicubic"]} if self.interpolation == "bicubic" else {}
+        """How images are resized."""
+        return resizing(self.interpolation)
 
     def features(self, images: Tensor) -> Tensor:
         """See ``FeatureExtractor.features``."""

@@ -2,14 +2,12 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-import torch
-import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from harness.system.errors import ConfigurationError
+from methods.backbones.features import resized
 from methods.backbones.image_text import ImageText, OpenCLIP
+from methods.backbones.pixels import resize
 
 
 class ReleaseCLIP(ImageText):
@@ -35,18 +33,9 @@ class ReleaseCLIP(ImageText):
 
     def encode_images(self, images: Tensor) -> Tensor:
         """See ``ImageText.encode_images``."""
-        squashed = torch.stack([self._squashed(image) for image in images]).float()
-        size = self.clip.input_size
-        if tuple(squashed.shape[2:]) != size:
-            squashed = F.interpolate(squashed, size, mode="bilinear", align_corners=False)
-        return self.clip.encode_images(squashed)
+        squashed = resize(images, (self.size, self.size), "lanczos")
+        return self.clip.encode_images(resized(squashed, self.clip.input_size, "bilinear"))
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """See ``ImageText.encode_text``."""
         return self.clip.encode_text(texts)
-
-    def _squashed(self, image: Tensor) -> Tensor:
-        """[3, h, w] uint8 -> [3, size, size] uint8."""
-        whole = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
-        small = np.array(whole.resize((self.size, self.size), Image.Resampling.LANCZOS))
-        return torch.from_numpy(small).permute(2, 0, 1).contiguous().to(image.device)

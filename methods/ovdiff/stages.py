@@ -5,6 +5,7 @@ segmenter only masks and prototypes, and adding a class only that class.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -56,12 +57,15 @@ class SupportStage(Stage):
         self.images = images
         self.seed = seed
 
+    @cached_property
+    def _shared(self) -> dict[str, Any]:
+        return {"generator": self.generator.identity(), "attribution": self.attribution.identity()}
+
     def item(self, name: str) -> WorkItem:
         """The support set of one class."""
         spec = {
             "kind": "support",
-            "generator": self.generator.identity(),
-            "attribution": self.attribution.identity(),
+            **self._shared,
             "prompt": self.prompt.replace("{}", self.words[name]),
             "word": self.words[name],
             "seed": self.seed,
@@ -110,15 +114,17 @@ class MaskStage(Stage):
         self.rules = rules
         self.threshold_size = threshold_size
 
+    @cached_property
+    def _rule(self) -> dict[str, Any]:
+        if self.segmenter is None:
+            return {"rule": "multi-otsu", "size": self.threshold_size}
+        rule = {"eq1": True, "no_instance": list(FALLBACK), **self.rules._asdict()}
+        return {"rule": rule, "segmenter": self.segmenter.identity()}
+
     def item(self, name: str) -> WorkItem:
         """The masks of one class."""
-        rule: dict[str, Any] = {"rule": "multi-otsu", "size": self.threshold_size}
-        if self.segmenter is not None:
-            rule = {
-                "rule": {"eq1": True, "no_instance": list(FALLBACK), **self.rules._asdict()},
-                "segmenter": self.segmenter.identity(),
-            }
-        return WorkItem({"kind": "masks", "support": self.support.item(name).key, "images": self.images, **rule}, name)
+        support = self.support.item(name).key
+        return WorkItem({"kind": "masks", "support": support, "images": self.images, **self._rule}, name)
 
     def items(self) -> Sequence[WorkItem]:
         """One per class."""
@@ -170,12 +176,16 @@ class PrototypeStage(Stage):
         self.parts = parts
         self.mask_resize = mask_resize
 
+    @cached_property
+    def _extractor_identity(self) -> dict[str, Any]:
+        return self.extractor.identity()
+
     def item(self, name: str) -> WorkItem:
         """The prototypes of one class."""
         spec = {
             "kind": "prototypes",
             "masks": self.masks.item(name).key,
-            "extractor": self.extractor.identity(),
+            "extractor": self._extractor_identity,
             "parts": self.parts,
             "mask_resize": self.mask_resize,
         }
